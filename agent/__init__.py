@@ -1,0 +1,1 @@
+"""Everything that learns, loops or ships: the six parts' implementations, the trainer and the commands."""

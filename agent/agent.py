@@ -1,0 +1,198 @@
+"""The learner: holds the six parts and makes one gradient step (algorithms 4.1). It knows no algorithm by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agent.imagine import imagine, penalised
+from agent.optim import Optimiser
+from agent.penalties import Penalty
+from agent.policy.backprop import BackpropPolicy
+from agent.policy.base import ClonePairs, DataPairs, PolicyBatch
+from agent.policy.bc import BCPolicy
+from agent.reward.bce import BCEReward
+from agent.starts import Starts, StartSet
+from envs.episode import to_pairs
+from models.latent import Latent, Losses, Rollout
+from models.nets import frozen
+from models.world_model import Chunk, FrameStack, PixelWorldModel
+
+FULL = frozenset({"world", "reward", "policy"})
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """horizon: H; joint_batch: fit the model on agent and expert chunks together; bf16: autocast; starts' posteriors and actions."""
+
+    horizon: int
+    joint_batch: bool
+    bf16: bool
+
+
+def _join(a: Chunk, b: Chunk) -> Chunk:
+    names = ("obs", "action", "is_first", "is_last", "is_terminal", "expert", "valid")
+    return Chunk(*(torch.cat([getattr(a, n), getattr(b, n)]) for n in names))
+
+
+class Agent(nn.Module):
+    """World model, reward learner (or None), starts, penalty and policy, with one optimiser per parameter group."""
+
+    def __init__(
+        self,
+        world: PixelWorldModel | FrameStack,
+        reward: BCEReward | None,
+        starts: Starts,
+        penalty: Penalty,
+        policy: BackpropPolicy | BCPolicy,
+        optim: Mapping[str, Mapping[str, float]],
+        options: UpdateOptions,
+    ) -> None:
+        super().__init__()
+        self.world, self.reward, self.policy = world, reward, policy
+        self.starts, self.penalty, self.options = starts, penalty, options
+        groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
+        if reward is not None:
+            groups["reward"] = list(reward.parameters())
+        for name, params in policy.groups().items():
+            extra = list(world.parameters()) if name == "actor" and world.learns == "policy" else []
+            groups[name] = [*params, *extra]
+        self.optimisers = {name: Optimiser(params, **optim[name]) for name, params in groups.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.policy.parameters()).device
+
+    def autocast(self) -> torch.autocast:
+        """bf16 products where the size asks for them; distributions, losses and latents stay float32."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16)
+
+    # ---- acting ----
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, action: np.ndarray, is_first: np.ndarray, carry: Any, *, mode: bool, noise: float = 0.0) -> tuple[np.ndarray, Any]:
+        """obs (n, ...), the action that led to it (n, A), is_first (n,) -> next action (n, A) in [-1, 1], carry.
+
+        ``mode``: the policy's most likely action on the posterior mean, else samples (plus N(0, noise^2), V-MAIL's exploration).
+        """
+        tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
+        z, carry = self.world.filter(*tensors, carry, sample=not mode)
+        dist = self.policy.actor(z.feat)
+        chosen = dist.mode() if mode else dist.rsample()
+        if noise > 0 and not mode:
+            chosen = chosen + noise * torch.randn_like(chosen)
+        return chosen.clamp(-1, 1).cpu().numpy(), carry
+
+    # ---- learning ----
+    def update(self, agent_chunk: Chunk, expert_chunk: Chunk, index: int, parts: frozenset[str] = FULL) -> dict[str, Tensor]:
+        """One gradient step (algorithms 3.1, steps 1-6) on the named ``parts``; metrics stay tensors (no synchronisation).
+
+        parts: "world", "reward", "policy", or "clone" instead of "policy" for the BC term alone.
+        """
+        with self.autocast():
+            own, demo, metrics = self._fit_world(agent_chunk, expert_chunk, "world" in parts)
+        if "policy" not in parts and "clone" not in parts:
+            return metrics
+        with self.autocast():
+            clone = self._clone_pairs(demo, expert_chunk)
+            if "policy" not in parts or self.policy.wants == "pairs":
+                losses, found = self.policy.clone(PolicyBatch(clone))
+            else:
+                losses, found = self._imagined_losses(own, demo, clone, agent_chunk, index)
+            metrics |= found
+        # every loss above was computed at the same weights; only now do the optimisers move (discriminator, actor, critics)
+        for name, loss in losses.items():
+            if name != "reward" or "reward" in parts:
+                metrics[f"grad/{name}"] = self.optimisers[name].step(loss.total)
+                metrics |= {f"loss/{name}_{term}": value.detach() for term, value in loss.items()}
+        self.policy.after_update(index)
+        return metrics
+
+    def _fit_world(self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool) -> tuple[Latent, Latent, dict[str, Tensor]]:
+        """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks."""
+        if self.world.learns == "policy":  # the policy's loss differentiates through these features
+            return self.world.observe(agent_chunk), self.world.observe(expert_chunk), {}
+        if not fit:
+            with torch.no_grad():
+                return self.world.observe(agent_chunk), self.world.observe(expert_chunk), {}
+        joint = self.options.joint_batch
+        losses, z, metrics = self.world.loss(_join(agent_chunk, expert_chunk) if joint else agent_chunk)
+        metrics["grad/world"] = self.optimisers["world"].step(losses.total)
+        metrics |= {f"loss/world_{term}": value.detach() for term, value in losses.items()}
+        z = z.detach()
+        if joint:
+            n = agent_chunk.action.shape[0]
+            return z[:n], z[n:], metrics
+        with torch.no_grad():
+            return z, self.world.observe(expert_chunk), metrics
+
+    def _clone_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
+        state, action, _, _ = to_pairs(demo.feat, chunk.action, axis=1)
+        return ClonePairs(state.flatten(0, 1), action.flatten(0, 1), pair_weight(chunk).flatten())
+
+    def _imagined_losses(
+        self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, index: int
+    ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+        """Steps 3 and 4: imagine from the starts, then all losses at the same weights."""
+        assert self.reward is not None and isinstance(self.policy, BackpropPolicy)
+        reward_net = self.reward
+        start = self.starts.sample(own, demo)
+        with frozen(self.world, reward_net):
+            rollout = imagine(self.world, self.policy.actor, start.latent, self.options.horizon, self.penalty)
+            x = reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=True)
+            learned = reward_net.reward(x if reward_net.noise_in_reward else reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=False))
+            reward = penalised(learned, rollout.u, self.penalty)
+        alive = rollout.alive[:-1].flatten()
+        x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
+        reward_loss, metrics = reward_net.loss(x_expert, x.flatten(0, 1), clone.weight, alive)
+        batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
+        losses, found = self.policy.losses(batch, index)
+        metrics |= found | self._diagnostics(rollout, clone, learned)
+        return {"reward": reward_loss, **losses}, metrics
+
+    def _data_pairs(self, own: Latent, chunk: Chunk, start: StartSet) -> DataPairs | None:
+        """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs, algorithms 3.1)."""
+        if start.replay == 0 or self.reward is None:
+            return None
+        b, t = chunk.action.shape[:2]
+        rows = start.rows
+        before = (rows - 1).clamp_min(0)
+        weight = ((rows > 0) & (rows < t - 1)).float() * (~chunk.is_first[:, rows]).float() * chunk.valid[:, before].float()
+        feat, action = own.feat[:, before].flatten(0, 1), chunk.action[:, rows].flatten(0, 1)
+        with torch.no_grad():
+            reward = self.reward.reward(self.reward.inputs(feat, action, noisy=False))
+        return DataPairs(feat, action, reward, torch.arange(b * len(rows), device=feat.device), weight.flatten())
+
+    @torch.no_grad()
+    def _diagnostics(self, rollout: Rollout, clone: ClonePairs, learned: Tensor) -> dict[str, Tensor]:
+        """Scales that decide what is learned: reward against penalty, and the noise-free discriminator gap."""
+        assert self.reward is not None
+        d_expert = torch.sigmoid(self.reward.net(self.reward.inputs(clone.feat, clone.action, noisy=False)))
+        d_policy = torch.sigmoid(self.reward.net(self.reward.inputs(rollout.feat[0], rollout.action[0], noisy=False)))
+        return {
+            "d_expert": d_expert.mean(),
+            "d_policy": d_policy.mean(),
+            "d_gap": d_expert.mean() - d_policy.mean(),
+            "reward": learned.mean(),
+            "u": rollout.u.mean(),
+            "u_weighted": self.penalty.alpha * rollout.u.mean(),
+        }
+
+    def learner_state(self) -> dict[str, Any]:
+        """State of the optimisers, for the checkpoint."""
+        return {name: o.adam.state_dict() for name, o in self.optimisers.items()}
+
+    def load_learner_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``learner_state``."""
+        for name, o in self.optimisers.items():
+            o.adam.load_state_dict(state[name])
+
+
+def pair_weight(chunk: Chunk) -> Tensor:
+    """(B, T-1): 1 for pairs whose state has enough history and whose successor belongs to the same episode."""
+    return (chunk.valid[:, :-1] & ~chunk.is_first[:, 1:]).float()

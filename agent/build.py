@@ -1,0 +1,96 @@
+"""From a resolved configuration to objects. The one place that knows which class a ``kind`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from agent.agent import Agent, UpdateOptions
+from agent.penalties import make_penalty
+from agent.policy.backprop import BackpropPolicy
+from agent.policy.bc import BCPolicy
+from agent.reward.bce import BCEReward
+from agent.starts import MixtureStarts, ReplayStarts
+from models.dists import CategoricalLatent, GaussianLatent
+from models.world_model import FrameStack, PixelWorldModel
+
+Config = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """The configuration asks for something that does not exist or does not fit together."""
+
+
+def _without(config: Config, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in names}
+
+
+def _rssm(config: Config, action: int) -> PixelWorldModel:
+    latent: GaussianLatent | CategoricalLatent
+    if config["latent"] == "gaussian":
+        latent = GaussianLatent(config["stoch"])
+    elif config["latent"] == "categorical":
+        latent = CategoricalLatent(config["stoch"], config["classes"])
+    else:
+        raise ConfigError(f"world_model.latent: {config['latent']!r} is none of gaussian, categorical")
+    return PixelWorldModel(action=action, latent=latent, **_without(config, "kind", "latent", "stoch", "classes"))
+
+
+WORLD_MODELS: dict[str, Callable[[Config, int], Any]] = {
+    "rssm": _rssm,
+    "frames": lambda config, action: FrameStack(action=action, **_without(config, "kind")),
+}
+REWARDS: dict[str, Callable[[Config, int, int], Any]] = {
+    "bce": lambda config, feat, action: BCEReward(feat, action, **_without(config, "kind")),
+    "none": lambda config, feat, action: None,
+}
+STARTS: dict[str, Callable[[Config], Any]] = {
+    "replay": lambda config: ReplayStarts(**_without(config, "kind")),
+    "mixture": lambda config: MixtureStarts(**_without(config, "kind")),
+}
+POLICIES: dict[str, Callable[[Config, int, int], Any]] = {
+    "backprop": lambda config, feat, action: BackpropPolicy(feat, action, **_without(config, "kind", "horizon")),
+    "bc": lambda config, feat, action: BCPolicy(feat, action, **_without(config, "kind")),
+}
+
+
+def _pick(table: dict[str, Any], kind: str, part: str) -> Any:
+    if kind not in table:
+        raise ConfigError(f"{part}.kind: {kind!r} is none of {', '.join(table)}")
+    return table[kind]
+
+
+def build_agent(config: Config, action: int, device: torch.device) -> Agent:
+    """Assemble the six parts for actions of size ``action``; deterministic given torch's seed. Raises ConfigError."""
+    world = _pick(WORLD_MODELS, config["world_model"]["kind"], "world_model")(config["world_model"], action).to(device)
+    reward = _pick(REWARDS, config["reward"]["kind"], "reward")(config["reward"], world.feat, action)
+    policy = _pick(POLICIES, config["policy"]["kind"], "policy")(config["policy"], world.feat, action).to(device)
+    if policy.wants == "rollout" and not world.can_imagine:
+        raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
+    if policy.wants == "rollout" and reward is None:
+        raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
+    options = UpdateOptions(config["policy"].get("horizon", 0), config["data"]["joint_batch"], config["data"]["bf16"])
+    return Agent(
+        world,
+        reward.to(device) if reward is not None else None,
+        _pick(STARTS, config["starts"]["kind"], "starts")(config["starts"]),
+        make_penalty(config["penalty"]["name"], config["penalty"]["alpha"]),
+        policy,
+        config["optim"],
+        options,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``: CUDA when there is one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is not a device (auto, cpu, cuda, cuda:N)") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda asked for, but torch sees no CUDA device")
+    return device

@@ -1,0 +1,104 @@
+"""Run a policy in real environments: the one loop behind collection, evaluation and recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agent.agent import Agent
+from envs.vector import VectorEnv
+
+
+class Interrupted(Exception):
+    """The user asked to stop while an episode was running; the episode is dropped."""
+
+
+@dataclass(eq=False)
+class Trace:
+    """One episode in storage convention (``action[t]`` led to ``obs[t]``), with what only evaluation may know."""
+
+    seed: int
+    obs: list[np.ndarray]
+    action: list[np.ndarray]
+    terminal: bool = False
+    score: float = 0.0
+    success: bool = False
+    reward: float = 0.0  # undiscounted environment return; never stored in replay
+    tasks_done: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def steps(self) -> int:
+        """Environment steps: rows - 1."""
+        return len(self.obs) - 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Rows for ``Replay.add_episode``: no reward among them."""
+        rows = len(self.obs)
+        first, last, terminal = (np.zeros(rows, bool) for _ in range(3))
+        first[0], last[-1], terminal[-1] = True, True, self.terminal
+        action = np.stack(self.action).astype(np.float32)
+        return {"obs": np.stack(self.obs), "action": action, "is_first": first, "is_last": last, "is_terminal": terminal}
+
+    def _see(self, info: dict[str, Any]) -> None:
+        self.score, self.success = float(info["score"]), bool(info["success"])
+        self.tasks_done = np.asarray(info["tasks_done"], np.float32)
+
+
+def run_episodes(
+    agent: Agent,
+    envs: VectorEnv,
+    seeds: Sequence[int],
+    *,
+    mode: bool,
+    noise: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda steps: None,
+) -> list[Trace]:
+    """One episode per seed, ``len(envs)`` at a time, in lockstep; results do not depend on the number of processes' speed.
+
+    Raises Interrupted when ``should_stop`` says so between two steps.
+    """
+    traces: list[Trace] = []
+    n = len(envs)
+    for begin in range(0, len(seeds), n):
+        group = list(seeds[begin : begin + n])
+        padded = group + [group[-1]] * (n - len(group))  # idle environments repeat the last seed and are ignored
+        traces += _run_group(agent, envs, padded, mode, noise, should_stop, on_step)[: len(group)]
+    return traces
+
+
+def _run_group(
+    agent: Agent,
+    envs: VectorEnv,
+    seeds: Sequence[int],
+    mode: bool,
+    noise: float,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[int], None],
+) -> list[Trace]:
+    n = len(envs)
+    obs, infos = envs.reset(seeds)
+    action = np.zeros((n, *envs.action_space.shape), np.float32)
+    first, running = np.ones(n, bool), np.ones(n, bool)
+    carry = agent.world.initial(n)
+    traces = [Trace(seed, [o], [a]) for seed, o, a in zip(seeds, obs, action, strict=True)]
+    for trace, info in zip(traces, infos, strict=True):
+        trace._see(info)
+    while running.any():
+        if should_stop():
+            raise Interrupted
+        action, carry = agent.act(obs, action, first, carry, mode=mode, noise=noise)
+        first = np.zeros(n, bool)
+        obs, reward, terminated, truncated, infos = envs.step(action)
+        for i in np.flatnonzero(running):
+            traces[i].obs.append(obs[i])
+            traces[i].action.append(action[i])
+            traces[i].reward += float(reward[i])
+            traces[i]._see(infos[i])
+            traces[i].terminal = bool(terminated[i])
+        on_step(int(running.sum()))
+        running &= ~(terminated | truncated)
+    return traces

@@ -1,0 +1,44 @@
+"""Imagined rollouts: one implementation for every world model (algorithms 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from agent.penalties import Penalty
+from models.dists import TruncatedNormal
+from models.latent import Latent, Rollout
+from models.world_model import WorldModel
+
+
+def imagine(
+    world: WorldModel, policy: Callable[[Tensor], TruncatedNormal], start: Latent, horizon: int, penalty: Penalty
+) -> Rollout:
+    """Roll the policy H steps from N starts.
+
+        k        0         1        ...   H-1        H
+        z        z0 ---->  z1             z_{H-1} -> z_H
+        a        a0        a1             a_{H-1}              a_k ~ pi(. | sg feat_k)   (Dreamer: the actor's input is detached)
+        u        u0        u1             u_{H-1}              disagreement of the heads that produced z_{k+1}
+    """
+    z = start.detach()
+    feats, actions, us, entropies = [z.feat], [], [], []
+    wants_u = penalty.u is not None
+    for _ in range(horizon):
+        dist = policy(feats[-1].detach())
+        action = dist.rsample()
+        z, stats = world.step(z, action, stats=wants_u, need_std=penalty.needs_std)
+        feats.append(z.feat)
+        actions.append(action)
+        entropies.append(dist.entropy())
+        us.append(penalty.u(stats) if penalty.u is not None and stats is not None else action.new_zeros(action.shape[0]))
+    feat = torch.stack(feats)
+    alive = torch.ones(feat.shape[:2], device=feat.device)  # termination "ignore" (algorithms 1.4): no discount head
+    return Rollout(feat, torch.stack(actions), torch.stack(us), alive, torch.stack(entropies))
+
+
+def penalised(reward: Tensor, u: Tensor, penalty: Penalty) -> Tensor:
+    """r - alpha_pen u: the only place where a penalty meets a reward."""
+    return reward - penalty.alpha * u

@@ -1,0 +1,282 @@
+"""Where a run tells what it does: metrics.jsonl, TensorBoard events, videos, log.txt, and a progress bar.
+
+metrics.jsonl has one JSON object a line with "step" (environment steps), "time" (unix seconds) and numbers; NaN and
+infinity are written as null. Every other file can be lost without losing a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agent import video as videos
+
+METRICS = "metrics.jsonl"
+
+
+class Logger:
+    """Log one run.
+
+    Args:
+        run: run folder; made if missing.
+        total: environment steps that the run will do (0 when it does none; then the bar has no end).
+        quiet: write files only, print nothing.
+        resume_step: step of the checkpoint that the run continues from; what was logged after it is dropped, because it
+            will be done again. None: a new run; an older metrics.jsonl is set aside as metrics.previous.jsonl.
+        stream: where to print; a progress bar when it is a terminal, else a line every `every` seconds.
+        clock: seconds, for rates and time left.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        total: int,
+        quiet: bool = False,
+        resume_step: int | None = None,
+        stream: TextIO | None = None,
+        every: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.run, self.total = Path(run), total
+        self._stream, self._quiet, self._every, self._clock = stream or sys.stdout, quiet, every, clock
+        self._start_step = resume_step or 0
+        self._purge = -1 if resume_step is None else resume_step
+        self.run.mkdir(parents=True, exist_ok=True)
+        _rewind(self.run / METRICS, resume_step)
+        self._file = open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
+        self._writer: Any = None
+        self._rates = _Rates(clock, self._start_step)
+        self._last_line = clock()
+        self._bar = self._make_bar() if not quiet and self._stream.isatty() else None
+        self._failed = False
+
+    # ------------------------------------------------------------------ numbers
+
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl and the same numbers to TensorBoard."""
+        values = {name: float(value) for name, value in metrics.items()}
+        line: dict[str, float | None] = {"step": int(step), "time": round(time.time(), 3)}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._append(json.dumps(line) + "\n")
+        writer = self._tensorboard()
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    def _append(self, line: str) -> None:
+        size = self._file.tell()
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            # A lost line of metrics must not end a long run; a checkpoint on the same disk will say what is wrong.
+            if not self._failed:
+                self._failed = True
+                print(f"cannot write {self.run / METRICS}: {error.strerror}; metrics are being lost", file=sys.stderr)
+            self._reopen(size)
+
+    def _reopen(self, size: int) -> None:
+        """Drop the half-written line and whatever the file object still buffers."""
+        descriptor = os.open(self.run / METRICS, os.O_WRONLY)
+        os.ftruncate(descriptor, size)
+        os.close(descriptor)
+        broken, self._file = self._file, open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        try:
+            broken.close()
+        except OSError:
+            os.truncate(self.run / METRICS, size)
+
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
+        """Show an (H, W, 3) uint8 picture in TensorBoard."""
+        self._tensorboard().add_image(name, image, step, dataformats="HWC")
+
+    def _tensorboard(self) -> Any:
+        if self._writer is None:
+            # Imported late: a run that fails in its first second should not wait for it.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._purge + 1, flush_secs=30)
+        return self._writer
+
+    # ------------------------------------------------------------------ pictures and words
+
+    def video(self, name: str, step: int, frames: np.ndarray, fps: float = 20.0) -> Path:
+        """Write (T, H, W, 3) uint8 frames to videos/NAME-STEP.gif, and .mp4 if ffmpeg is there; returns the GIF."""
+        stem = self.run / "videos" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{step:09d}"
+        path = videos.write_gif(stem.with_name(stem.name + ".gif"), frames, fps)
+        videos.write_mp4(stem.with_name(stem.name + ".mp4"), frames, fps)
+        return path
+
+    def note(self, text: str) -> None:
+        """Print a line (above the bar), unless quiet, and append it to log.txt."""
+        with open(self.run / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    # ------------------------------------------------------------------ progress
+
+    def progress(
+        self,
+        step: int,
+        *,
+        updates: int | None = None,
+        success: float | None = None,
+        phase: str | None = None,
+        **fields: float | str,
+    ) -> None:
+        """Refresh the bar (or, every 30 s, print a line).
+
+        Args:
+            step: environment steps done so far.
+            updates: gradient steps done so far.
+            success: 0..1, of the last evaluation.
+            phase: what is going on, such as "pre-training".
+            fields: shown as they are.
+        """
+        self._rates.update(step, updates, success, phase)
+        if self._quiet:
+            return
+        if self._bar is not None:
+            text = self._rates.text(self.total, fields)
+            self._bar.update(self._task, completed=step, text=text, left=self._rates.left(self.total))
+        elif self._clock() - self._last_line >= self._every:
+            self._last_line = self._clock()
+            done = f"{step}/{self.total}" if self.total else str(step)
+            times = f"elapsed {_duration(self._rates.elapsed())}  left {self._rates.left(self.total)}"
+            print(f"step {done}  {times}  {self._rates.text(self.total, fields)}", file=self._stream, flush=True)
+
+    def _make_bar(self) -> Progress:
+        columns = (
+            TextColumn("{task.completed:.0f}/{task.total}" if self.total else "{task.completed:.0f}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]}"),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
+        bar = Progress(*columns, console=Console(file=self._stream), refresh_per_second=4)
+        self._task = bar.add_task("", total=self.total or None, completed=self._start_step, text="", left="?")
+        bar.start()
+        return bar
+
+    def close(self) -> None:
+        """Flush and close everything; may be called twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._file.close()
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Rates:
+    """Steps and updates a second over the last half minute, and the time left."""
+
+    WINDOW = 30.0
+
+    def __init__(self, clock: Callable[[], float], step: int) -> None:
+        self._clock, self._begin, self._first_step = clock, clock(), step
+        self._marks: list[tuple[float, int, int]] = []
+        self._step, self._updates = step, 0
+        self._success: float | None = None
+        self._phase = ""
+
+    def update(self, step: int, updates: int | None, success: float | None, phase: str | None) -> None:
+        now = self._clock()
+        self._step = step
+        self._updates = self._updates if updates is None else updates
+        self._success = self._success if success is None else success
+        self._phase = self._phase if phase is None else phase
+        if not self._marks or now - self._marks[-1][0] >= 0.5:
+            self._marks.append((now, step, self._updates))
+        while len(self._marks) > 2 and now - self._marks[1][0] > self.WINDOW:
+            self._marks.pop(0)
+
+    def elapsed(self) -> float:
+        return self._clock() - self._begin
+
+    def per_second(self) -> tuple[float, float]:
+        then, step, updates = self._marks[0]
+        seconds = self._clock() - then
+        if seconds <= 0:
+            return 0.0, 0.0
+        return (self._step - step) / seconds, (self._updates - updates) / seconds
+
+    def left(self, total: int) -> str:
+        rate = self.per_second()[0] if self._marks else 0.0
+        return _duration((total - self._step) / rate) if rate > 0 and total else "?"
+
+    def text(self, total: int, fields: Mapping[str, float | str]) -> str:
+        steps, updates = self.per_second()
+        parts = [f"{steps:.3g} env steps/s", f"{updates:.3g} updates/s"]
+        parts += [f"success {self._success:.2f}"] if self._success is not None else []
+        parts += [f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in fields.items()]
+        return "  ".join(([self._phase] if self._phase else []) + parts)
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _rewind(path: Path, resume_step: int | None) -> None:
+    """Leave only lines up to `resume_step` (atomically), or set the file aside when a new run starts."""
+    if not path.exists():
+        return
+    if resume_step is None:
+        os.replace(path, path.with_name("metrics.previous.jsonl"))
+        return
+    kept = [line for line in _parse(path) if line["step"] <= resume_step]
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _parse(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        try:
+            parsed.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):  # the last line may be cut off by a kill; any other damage is not ours
+                raise ValueError(f"{path}: line {number} is not JSON: {error}") from error
+    return parsed
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of RUN/metrics.jsonl in order; null becomes NaN; a cut-off last line is ignored.
+
+    Raises:
+        FileNotFoundError: the run has no metrics. ValueError: a line in the middle is damaged.
+    """
+    lines = _parse(Path(run) / METRICS)
+    return [{key: math.nan if value is None else value for key, value in line.items()} for line in lines]

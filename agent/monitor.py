@@ -1,0 +1,105 @@
+"""What training shows of itself: evaluation episodes, CMIL's Theorem-2 diagnostics, videos. Nothing here feeds learning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from agent import video
+from agent.collect import Interrupted, Trace, run_episodes
+from agent.imagine import imagine
+from agent.batch import to_device
+from agent.score import summarise
+from envs.episode import to_pairs
+from models.world_model import Chunk
+
+if TYPE_CHECKING:
+    from agent.trainer import Trainer
+
+EVAL_SEEDS = 1 << 30  # training seeds lie below
+CONTEXT = 5  # rows that open-loop predictions may look at
+
+
+def evaluate(trainer: Trainer) -> dict[str, float] | None:
+    """Score of mode and sampled actions, diagnostics, videos; None when the user interrupts."""
+    settings, envs, agent = trainer.config["eval"], trainer.envs, trainer.agent
+    found: dict[str, float] = {}
+    shown: Trace | None = None
+    for name, mode in (("mode", True), ("sampled", False)):
+        first = EVAL_SEEDS + settings["seed"]
+        seeds = range(first, first + settings["episodes"])
+        try:
+            traces = run_episodes(agent, envs, list(seeds), mode=mode, should_stop=lambda: trainer.stop)
+        except Interrupted:
+            return None
+        found |= _flat(summarise(traces, envs.subtasks), name)
+        shown = shown or traces[0]
+    expert_score = float(np.mean([d.meta.get("score", len(envs.subtasks)) for d in trainer.demos]))
+    found["diag/return_gap"] = expert_score - found["eval/score_mode"]
+    found |= diagnose(trainer)
+    if settings["videos"] and shown is not None and trainer.config["obs"]["name"] == "pixels":
+        _videos(trainer, shown)
+    return found
+
+
+def _flat(summary: dict[str, Any], name: str) -> dict[str, float]:
+    out = {}
+    for key in ("score", "success"):
+        out[f"eval/{key}_{name}"], out[f"eval/{key}_{name}_low"], out[f"eval/{key}_{name}_high"] = summary[key]
+    for task, (rate, _, _) in summary["tasks"].items():
+        out[f"eval/{task.replace(' ', '_')}_{name}"] = rate
+    return out
+
+
+@torch.no_grad()
+def diagnose(trainer: Trainer) -> dict[str, float]:
+    """CMIL Theorem 2 (paper's Fig. 3): noise-free discriminator gap on real pairs, disagreement in the model and on data."""
+    agent, replay, data = trainer.agent, trainer.replay, trainer.data
+    if agent.reward is None or not agent.world.can_imagine or not replay.ids("online"):
+        return {}
+    rng = np.random.default_rng(0)
+    size = min(8, len(replay.ids("online")))
+    own = to_device(replay.sample(8, data["length"], rng, which="online", last=size), data["burn_in"], agent.device)
+    demo = to_device(replay.sample(8, data["length"], rng, which="expert"), data["burn_in"], agent.device)
+    out: dict[str, float] = {}
+    for name, chunk in (("policy", own), ("expert", demo)):
+        z = agent.world.observe(chunk)
+        state, action, _, _ = to_pairs(z.feat, chunk.action, axis=1)
+        out[f"diag/d_{name}"] = float(torch.sigmoid(agent.reward.net(torch.cat([state, action], -1))).mean())
+        if agent.penalty.u is not None:
+            start = z[:, :-1].flatten()
+            _, stats = agent.world.step(start, action.flatten(0, 1), stats=True, need_std=agent.penalty.needs_std)
+            assert stats is not None
+            out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(agent.penalty.u(stats).mean())
+            if name == "policy":
+                rollout = imagine(agent.world, agent.policy.actor, start[:: max(1, len(start.deter) // 64)], agent.options.horizon, agent.penalty)
+                out["diag/u_model"] = float(rollout.u.mean())
+    out["diag/disc_gap"] = out["diag/d_expert"] - out["diag/d_policy"]
+    return out
+
+
+def _videos(trainer: Trainer, trace: Trace) -> None:
+    demo = trainer.demos[0].obs["image"]
+    own = np.stack(trace.obs)
+    length = max(len(demo), len(own))
+    clips = [np.concatenate([c, np.repeat(c[-1:], length - len(c), 0)]) for c in (demo, own)]
+    frames = video.side_by_side([video.upscale(c, 3) for c in clips], ["demonstration", f"policy {trace.score:g}"])
+    trainer.logger.video("policy", trainer.step, frames[::2], fps=20)
+    if trainer.agent.world.can_imagine:
+        _open_loop(trainer)
+
+
+@torch.no_grad()
+def _open_loop(trainer: Trainer) -> None:
+    data = trainer.data
+    rng = np.random.default_rng(1)
+    kinds = ["expert", "online" if trainer.replay.ids("online") else "expert"]
+    parts = [to_device(trainer.replay.sample(3, data["length"], rng, which=kind), 0, trainer.agent.device) for kind in kinds]
+    chunk = Chunk(*(torch.cat([getattr(p, n) for p in parts]) for n in Chunk.__dataclass_fields__))
+    model = trainer.agent.world.open_loop(chunk, min(CONTEXT, data["length"] - 1)).cpu().numpy()
+    truth = chunk.obs.cpu().numpy()
+    predicted = (model * 255).round().astype(np.uint8)
+    frames = video.open_loop(truth, predicted, context=CONTEXT, scale=2)
+    trainer.logger.video("open_loop", trainer.step, frames, fps=10)

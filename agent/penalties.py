@@ -1,0 +1,87 @@
+"""Uncertainty penalties: pure functions of HeadStats, u >= 0 of shape = batch (algorithms 2.3). The sign lives in ``imagine.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.latent import HeadStats
+
+
+def _safe_sqrt(x: Tensor) -> Tensor:
+    """sqrt with value and gradient exactly 0 at 0: identical members would give an infinite derivative."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def _member_var(stats: HeadStats) -> Tensor:
+    mean = stats.mean
+    return (mean - mean.mean(-2, keepdim=True)).square().mean(-2)  # population variance over K: (..., S)
+
+
+def ens_std_mean(stats: HeadStats) -> Tensor:
+    """mean_d sqrt((1/K) sum_i (mu_i - mu_bar)^2): CMIL's code (C8)."""
+    return _safe_sqrt(_member_var(stats)).mean(-1)
+
+
+def max_aleatoric(stats: HeadStats) -> Tensor:
+    """max_i ||sigma_i||_2: MOPO's code."""
+    assert stats.std is not None
+    return stats.std.norm(dim=-1).amax(-1)
+
+
+def ens_var(stats: HeadStats) -> Tensor:
+    """mean_d [mean_i sigma_i^2 + Var_i(mu_i)]: total variance of the mixture."""
+    assert stats.std is not None
+    return (stats.std.square().mean(-2) + _member_var(stats)).mean(-1)
+
+
+def ens_std(stats: HeadStats) -> Tensor:
+    """mean_d sqrt(mean_i sigma_i^2 + Var_i(mu_i))."""
+    assert stats.std is not None
+    return _safe_sqrt(stats.std.square().mean(-2) + _member_var(stats)).mean(-1)
+
+
+def max_pairwise(stats: HeadStats) -> Tensor:
+    """max_{i,j} ||mu_i - mu_j||_2: MOReL."""
+    gap = stats.mean.unsqueeze(-2) - stats.mean.unsqueeze(-3)
+    return _safe_sqrt(gap.square().sum(-1).flatten(-2).amax(-1))
+
+
+def max_dev(stats: HeadStats) -> Tensor:
+    """max_i ||mu_i - mu_bar||_2: MOPO's alternative, CLARE."""
+    gap = stats.mean - stats.mean.mean(-2, keepdim=True)
+    return _safe_sqrt(gap.square().sum(-1).amax(-1))
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A penalty and its coefficient alpha_pen >= 0. ``u`` maps HeadStats (..., K, S) to (...); None means no penalty."""
+
+    name: str
+    alpha: float
+    u: Callable[[HeadStats], Tensor] | None
+    needs_std: bool = False
+
+
+_TABLE: dict[str, tuple[Callable[[HeadStats], Tensor] | None, bool]] = {
+    "none": (None, False),
+    "ens_std_mean": (ens_std_mean, False),
+    "max_aleatoric": (max_aleatoric, True),
+    "ens_var": (ens_var, True),
+    "ens_std": (ens_std, True),
+    "max_pairwise": (max_pairwise, False),
+    "max_dev": (max_dev, False),
+}
+
+
+def make_penalty(name: str, alpha: float) -> Penalty:
+    """Look a penalty up by name. Raises ValueError for an unknown name or a negative coefficient."""
+    if name not in _TABLE:
+        raise ValueError(f"penalty.name: {name!r} is none of {', '.join(_TABLE)}")
+    if alpha < 0:
+        raise ValueError(f"penalty.alpha: {alpha} is negative; penalties are positive and subtracted once")
+    return Penalty(name, float(alpha), *_TABLE[name])

@@ -1,0 +1,229 @@
+"""Figures and benchmark tables from metrics.jsonl: `python -m agent.plots run=DIR`.
+
+Figures are made with matplotlib's object interface: no display, no global state, safe inside a training process.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from agent.logger import read_metrics
+
+DISC_GAP = ("diag/disc_gap",)
+DISAGREEMENT = ("diag/u_model", "diag/u_data")
+RETURN_GAP = ("diag/return_gap",)
+SUCCESS = "eval/success"
+LOW, HIGH = "_low", "_high"
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+class Series(NamedTuple):
+    """One metric over environment steps, finite values only."""
+
+    step: np.ndarray  # (n,) int64
+    value: np.ndarray  # (n,) float64
+
+
+def series(lines: Lines, key: str) -> Series:
+    """The finite values of `key`, in the order they were logged; empty when there is none."""
+    found = [(line["step"], line[key]) for line in lines if key in line and np.isfinite(line[key])]
+    return Series(np.array([s for s, _ in found], np.int64), np.array([v for _, v in found], np.float64))
+
+
+def smooth(values: np.ndarray, weight: float = 0.9) -> np.ndarray:
+    """Exponential moving average (n,) -> (n,), unbiased at the start."""
+    total = norm = 0.0
+    out = np.empty(len(values))
+    for i, value in enumerate(values):
+        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        out[i] = total / norm
+    return out
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def curves(run: Path) -> Path:
+    """Success with its interval, losses, discriminator gap, disagreement over environment steps -> RUN/curves.png."""
+    lines = read_metrics(run)
+    keys = sorted({key for line in lines for key in line})
+    success = [k for k in keys if k.startswith("eval/") and k.endswith("success")]
+    losses = [k for k in keys if k.startswith("loss/") or k.endswith("_loss")]
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    _panel(axes[0, 0], lines, success, "success", "no eval/...success in the metrics", raw=True)
+    axes[0, 0].set_ylim(-0.02, 1.02)
+    _panel(axes[0, 1], lines, losses, "losses", "no loss/... in the metrics")
+    if losses:
+        axes[0, 1].set_yscale("symlog")
+    _theorem_panel(axes[1, 0], lines, DISC_GAP, "discriminator gap")
+    _theorem_panel(axes[1, 1], lines, DISAGREEMENT, "ensemble disagreement")
+    figure.suptitle(Path(run).name)
+    return _save(figure, Path(run) / "curves.png")
+
+
+def theorem2(run: Path) -> Path:
+    """What CMIL's Theorem 2 bounds, and its two terms, over environment steps (CMIL Fig. 3) -> RUN/theorem2.png."""
+    lines = read_metrics(run)
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    _theorem_panel(axes[0], lines, DISC_GAP, "discriminator gap (first term)")
+    _theorem_panel(axes[1], lines, DISAGREEMENT, "ensemble disagreement (second term)")
+    _theorem_panel(axes[2], lines, RETURN_GAP, "return of expert minus policy (what they bound)")
+    return _save(figure, Path(run) / "theorem2.png")
+
+
+def _theorem_panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str) -> None:
+    _panel(axis, lines, keys, title, f"not logged: {', '.join(keys)}")
+
+
+def _panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str, missing: str, *, raw: bool = False) -> None:
+    """Plot the keys that have values: the points as they are if `raw`, else faint under their moving average."""
+    axis.set_title(title)
+    axis.set_xlabel("environment steps")
+    axis.grid(alpha=0.3)
+    drawn = 0
+    for key in keys:
+        x, y = series(lines, key)
+        if not len(x):
+            continue
+        colour = f"C{drawn % 10}"
+        drawn += 1
+        if raw:
+            axis.plot(x, y, color=colour, marker=".", label=key)
+            low, high = series(lines, key + LOW), series(lines, key + HIGH)
+            if len(low.step) == len(high.step) == len(x):
+                axis.fill_between(x, low.value, high.value, color=colour, alpha=0.2, linewidth=0)
+        else:
+            axis.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+            axis.plot(x, smooth(y), color=colour, label=key)
+    if drawn:
+        axis.legend(fontsize="small")
+    else:
+        axis.text(0.5, 0.5, missing, ha="center", va="center", transform=axis.transAxes, color="grey", wrap=True)
+
+
+# ---------------------------------------------------------------------- several runs
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """Interquartile mean over axis 0 (algorithms 1.8): the mean of the middle half, whole values; (n, ...) -> (...)."""
+    ordered = np.sort(values, axis=0)
+    cut = len(ordered) // 4
+    return ordered[cut : len(ordered) - cut].mean(0)
+
+
+def bootstrap(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval of the IQM over axis 0 (seeds); always the same for the same values."""
+    rng = np.random.default_rng(0)
+    draws = np.stack([iqm(values[rng.integers(0, len(values), len(values))]) for _ in range(resamples)])
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    return low, high
+
+
+def compare(runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SUCCESS, points: int = 100) -> Path:
+    """One curve a label: the IQM over its runs (seeds), with the 95 % bootstrap interval from two runs on.
+
+    Args:
+        runs: label -> run folders. Curves are interpolated linearly to `points` steps that all runs of a label reach.
+    Raises:
+        ValueError: a run has no values of `metric`.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for i, (label, folders) in enumerate(runs.items()):
+        found = [series(read_metrics(folder), metric) for folder in folders]
+        for folder, one in zip(folders, found, strict=True):
+            if not len(one.step):
+                raise ValueError(f"{folder}: no values of {metric} in metrics.jsonl")
+        grid = np.linspace(max(s.step[0] for s in found), min(s.step[-1] for s in found), points)
+        values = np.stack([np.interp(grid, s.step, s.value) for s in found])
+        axis.plot(grid, iqm(values), color=f"C{i % 10}", label=f"{label} ({len(found)})")
+        if len(found) > 1:
+            axis.fill_between(grid, *bootstrap(values), color=f"C{i % 10}", alpha=0.2, linewidth=0)
+    axis.set_xlabel("environment steps")
+    axis.set_ylabel(metric)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _save(figure, Path(out))
+
+
+# ---------------------------------------------------------------------- benchmark tables
+
+COLUMNS = ("step", "metric", "value", "seed", "hardware")
+Row = tuple[int, str, float, int, str]
+
+
+def benchmark_rows(run: Path, *, seed: int, hardware: str, metrics: Sequence[str] = (SUCCESS,)) -> list[Row]:
+    """Every finite value of the metrics of one run, for `write_csv`. Raises ValueError when a metric has none."""
+    lines = read_metrics(run)
+    rows: list[Row] = []
+    for metric in metrics:
+        step, value = series(lines, metric)
+        if not len(step):
+            raise ValueError(f"{run}: no values of {metric} in metrics.jsonl")
+        rows += [(int(s), metric, float(v), seed, hardware) for s, v in zip(step, value, strict=True)]
+    return rows
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Rows of a benchmark table. Raises ValueError when the columns are others."""
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        if tuple(next(reader, ())) != COLUMNS:
+            raise ValueError(f"{path}: columns must be {','.join(COLUMNS)}")
+        return [(int(s), metric, float(v), int(seed), hardware) for s, metric, v, seed, hardware in reader]
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> Path:
+    """Put rows into a benchmark table, atomically; rows of the same metric, seed and hardware are replaced."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = {(metric, seed, hardware) for _, metric, _, seed, hardware in rows}
+    kept = [row for row in read_csv(path) if (row[1], row[3], row[4]) not in new] if path.exists() else []
+    every = sorted([*kept, *rows], key=lambda row: (row[1], row[4], row[3], row[0]))
+    temporary = path.with_name(f"tmp-{path.name}")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(every)
+    os.replace(temporary, path)
+    return path
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"tmp-{path.name}")
+    figure.savefig(temporary, format="png", dpi=110)
+    os.replace(temporary, path)
+    return path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`run=DIR`: draw both figures of a run and print their paths as JSON."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if set(options) != {"run"} or len(arguments) != 1:
+        print("usage: python -m agent.plots run=DIR", file=sys.stderr)
+        return 2
+    run = Path(options["run"])
+    try:
+        print(json.dumps({"curves": str(curves(run)), "theorem2": str(theorem2(run))}))
+    except (OSError, ValueError) as error:
+        print(f"agent.plots: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Policy optimisers (algorithms 4.3, part O)."""

@@ -1,0 +1,56 @@
+"""What policy optimisers share: the batch they see and the behaviour-cloning term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.actor_critic import Actor
+from models.dists import ACTION_CLIP
+from models.latent import Rollout
+
+
+@dataclass(frozen=True)
+class ClonePairs:
+    """Demo pairs: feat (n, F) posterior features, action (n, A), weight (n,) zero where a pair is not to be used."""
+
+    feat: Tensor
+    action: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class DataPairs:
+    """Replay pairs (z_j, a_j) whose successor z_{j+1} is an imagination start (the data term of CMIL's critic).
+
+    feat (n, F), action (n, A), reward (n,) noise-free and unpenalised, start (n,) index of z_{j+1} among the rollouts' N, weight (n,).
+    """
+
+    feat: Tensor
+    action: Tensor
+    reward: Tensor
+    start: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Everything a policy optimiser may use in one update; fields that it does not want are None.
+
+    reward: (H, N) = r - alpha_pen u of the rollout's pairs.
+    """
+
+    clone: ClonePairs
+    rollout: Rollout | None = None
+    reward: Tensor | None = None
+    data: DataPairs | None = None
+
+
+def clone_loss(actor: Actor, pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_BC = -mean log pi(a | s) (algorithms 2.8), and the squared error of the mode per pair as a metric."""
+    dist = actor(pairs.feat)
+    total = pairs.weight.sum().clamp_min(1.0)
+    nll = -(dist.log_prob(pairs.action.clamp(-ACTION_CLIP, ACTION_CLIP)) * pairs.weight).sum() / total
+    error = ((dist.mode() - pairs.action).square().sum(-1) * pairs.weight).sum() / total
+    return nll, {"bc_nll": nll.detach(), "bc_error": error.detach(), "bc_std": dist.std.mean().detach()}

@@ -1,0 +1,71 @@
+"""Adversarial rewards: a discriminator between expert and policy pairs (CMIL 3.1, V-MAIL 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.latent import Losses
+from models.reward_net import REWARD_MAPS, RewardNet, bce_loss
+
+
+class BCEReward(nn.Module):
+    """D = sigmoid(h([feat, a] + noise)); label expert = 1.
+
+    ``inputs`` -> ``reward``/``loss`` are separate verbs because CMIL's policy reward and discriminator loss share one noisy input (C2).
+    """
+
+    policy_data = "imagined"
+
+    def __init__(
+        self,
+        feat: int,
+        action: int,
+        *,
+        hidden: int,
+        layers: int,
+        noise: float,
+        noise_in_reward: bool,
+        map: str,
+        gp: str,
+        gp_weight: float,
+    ) -> None:
+        super().__init__()
+        if map not in REWARD_MAPS:
+            raise ValueError(f"reward.map: {map!r} is none of {', '.join(REWARD_MAPS)}")
+        if gp not in ("none", "input", "weight"):
+            raise ValueError(f"reward.gp: {gp!r} is none of none, input, weight")
+        self.net = RewardNet(feat + action, hidden=hidden, layers=layers)
+        self.noise, self.noise_in_reward, self.gp, self.gp_weight = noise, noise_in_reward, gp, gp_weight
+        self.map = REWARD_MAPS[map]
+
+    def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool) -> Tensor:
+        """[feat, a] (..., F + A), with fresh N(0, noise^2) on every entry if ``noisy``."""
+        x = torch.cat([feat, action], -1)
+        return x + self.noise * torch.randn_like(x) if noisy and self.noise > 0 else x
+
+    def reward(self, x: Tensor) -> Tensor:
+        """Mapped logit (...), before any penalty."""
+        return self.map(self.net(x))
+
+    def loss(self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor) -> tuple[Losses, dict[str, Tensor]]:
+        """expert (n, F + A), policy (m, F + A), weights (n,), (m,) -> terms and metrics."""
+        expert, policy = expert.detach(), policy.detach()
+        h_expert, h_policy = self.net(expert), self.net(policy)
+        losses = Losses(bce=bce_loss(h_expert, h_policy, expert_weight, policy_weight))
+        if self.gp != "none":
+            losses["gp"] = self.gp_weight * self._gradient_penalty(expert, policy)
+        return losses, {"d_expert_noisy": torch.sigmoid(h_expert).mean().detach(), "d_policy_noisy": torch.sigmoid(h_policy).mean().detach()}
+
+    def _gradient_penalty(self, expert: Tensor, policy: Tensor) -> Tensor:
+        """(||grad h|| - 1)^2 on interpolates: w.r.t. inputs, or w.r.t. weights as in V-MAIL's code (3.2)."""
+        pick = torch.randint(policy.shape[0], (expert.shape[0],), device=expert.device)
+        eps = torch.rand(expert.shape[0], 1, device=expert.device)
+        x = (eps * expert + (1 - eps) * policy[pick]).requires_grad_(True)
+        h = self.net(x)
+        if self.gp == "weight":
+            grads = torch.autograd.grad(h.mean(), list(self.net.parameters()), create_graph=True)
+            norm = torch.sqrt(sum((g.square().sum() for g in grads), start=h.new_zeros(())) + 1e-12)
+            return (norm - 1).square()
+        (grad,) = torch.autograd.grad(h.sum(), x, create_graph=True)
+        return (torch.sqrt(grad.square().sum(-1) + 1e-12) - 1).square().mean()

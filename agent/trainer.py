@@ -1,0 +1,223 @@
+"""The loop: collect, fit, imagine, update, evaluate, save (algorithms 4.1). It knows no algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent import checkpoint, monitor
+from agent.agent import FULL, Agent
+from agent.batch import to_device
+from agent.collect import Interrupted, run_episodes
+from agent.data import Replay
+from agent.logger import Logger
+from envs.episode import Episode
+from envs.vector import VectorEnv
+
+NOT_IDENTITY = ("run", "steps", "minutes", "threads", "quiet", "eval", "save_seconds", "log_every", "device", "demos")
+
+
+def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the configuration that a checkpoint must agree with: everything but where, how long and how often."""
+    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY and k != "size"}
+    kept["size"] = config["size"]["name"]
+    return kept
+
+
+class Trainer:
+    """Owns the counters, the random streams and the cadences; everything that ``save`` writes, ``resume`` restores."""
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run: Path,
+        agent: Agent,
+        envs: VectorEnv,
+        replay: Replay,
+        demos: Sequence[Episode],
+        logger: Logger,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self.config, self.run_dir, self.agent, self.envs = config, run, agent, envs
+        self.replay, self.demos, self.logger = replay, demos, logger
+        self.data = config["data"]
+        self.rng = np.random.default_rng([config["seed"], 1])  # chunks
+        self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
+        self.counters: dict[str, float] = defaultdict(float)
+        self.scores: dict[str, float] = {}
+        self.stop = False
+        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._started = self._saved = time.monotonic()
+        if state is None:
+            self._first_fill()
+        else:
+            self._resume(state)
+        self._base_seconds = self.counters["seconds"]
+
+    # ---- state ----
+    def _first_fill(self) -> None:
+        key = self.config["obs"]["key"]
+        for demo in self.demos:
+            flags = (demo.is_first, demo.is_last, demo.is_terminal)
+            self.replay.add_episode(demo.obs[key], demo.action, *flags, expert=True)
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        for name, module in state["modules"].items():
+            getattr(self.agent, name).load_state_dict(module)
+        self.agent.load_learner_state(state["optimisers"])
+        self.replay.load_state_dict(state["replay"])
+        self.counters.update(state["counters"])
+        self.scores.update(state["scores"])
+        checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
+
+    def save(self) -> None:
+        """Write a checkpoint. Raises CheckpointError (the previous one is intact then)."""
+        self.counters["seconds"] = self.seconds
+        self.replay.flush()
+        modules = {n: m.state_dict() for n in ("world", "reward", "policy") if (m := getattr(self.agent, n)) is not None}
+        state = {
+            "step": self.step,
+            "modules": modules,
+            "optimisers": self.agent.learner_state(),
+            "replay": self.replay.state_dict(),
+            "counters": dict(self.counters),
+            "scores": dict(self.scores),
+            "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
+        }
+        checkpoint.save(self.run_dir / "checkpoint", state, fingerprint=fingerprint(self.config))
+        self.replay.commit()
+        self._saved = time.monotonic()
+
+    # ---- counters ----
+    @property
+    def online(self) -> bool:
+        """Whether this data regime steps environments."""
+        return self.data["episodes_per_cycle"] > 0
+
+    @property
+    def step(self) -> int:
+        """Environment steps of every kind (algorithms 1.3); updates where no environment is stepped."""
+        return int(self.counters["env_steps"] if self.online else self.counters["updates"])
+
+    @property
+    def seconds(self) -> float:
+        """Training time, all resumes together."""
+        return self._base_seconds + time.monotonic() - self._started if hasattr(self, "_base_seconds") else 0.0
+
+    def _finished(self) -> bool:
+        minutes = self.config["minutes"]
+        return self.step >= self.config["steps"] or (minutes is not None and self.seconds >= 60 * minutes)
+
+    # ---- the loop ----
+    def train(self) -> None:
+        """Run to the end, or until ``stop`` is set; saves at the end in both cases."""
+        if self.online:
+            for number, stage in enumerate(self.data["stages"]):
+                self._stage(number, stage)
+        while not self.stop and not self._finished():
+            if self.counters["next_eval"] <= self.step:
+                self._evaluate()
+                continue
+            if self.online and self.counters["pending"] < 1:
+                self._collect()
+            self._learn()
+        if not self.stop and self.counters["evaluated"] < self.step:
+            self._evaluate()
+        self.save()
+
+    def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
+        key = f"stage{number}"
+        while not self.stop and self.counters[key] < stage["updates"]:
+            self._update(frozenset(stage["parts"]), f"{stage['name']} {int(self.counters[key])}/{stage['updates']}")
+            self.counters[key] += 1
+
+    def _learn(self) -> None:
+        """The updates that the collected steps pay for (one, where no environment is stepped)."""
+        if not self.online:
+            self.counters["pending"] += 1
+        while not self.stop and self.counters["pending"] >= 1:
+            self._update(FULL, "training")
+            self.counters["pending"] -= 1
+
+    def _collect(self) -> None:
+        """Whole episodes with the sampled policy; steps below ``seed_steps`` are not followed by updates."""
+        before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
+        seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=self.data["episodes_per_cycle"]).tolist()
+        noise = self.agent.policy.explore_noise
+        try:
+            traces = run_episodes(self.agent, self.envs, seeds, mode=False, noise=noise, should_stop=lambda: self.stop)
+        except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
+            checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
+            return
+        for trace in traces:
+            self.replay.add_episode(**trace.arrays(), expert=False)
+            seeding = self.counters["env_steps"] < self.data["seed_steps"]
+            self.counters["env_steps"] += trace.steps
+            self.counters["env_steps/seed" if seeding else "env_steps/policy"] += trace.steps
+            self.counters["pending"] += 0 if seeding else self.data["updates_per_step"] * trace.steps
+            self.counters["episodes"] += 1
+        self.logger.scalars(
+            self.step,
+            {"train/score": float(np.mean([t.score for t in traces])), "updates": self.counters["updates"], **self._counts()},
+        )
+
+    def _counts(self) -> dict[str, float]:
+        return {k: v for k, v in self.counters.items() if k.startswith("env_steps")} | {"env_steps/reward": 0.0}
+
+    def _update(self, parts: frozenset[str], phase: str) -> None:
+        data = self.data
+        agent_rows = self.replay.sample(
+            data["batch"], data["length"], self.rng, expert_fraction=data["expert_fraction"] if self._has_online() else None,
+            from_start_prob=data["from_start"],
+        )
+        expert_rows = self.replay.sample(data["batch"], data["length"], self.rng, which="expert", from_start_prob=data["from_start"])
+        chunks = [to_device(rows, data["burn_in"], self.agent.device) for rows in (agent_rows, expert_rows)]
+        self.agent.train()
+        metrics = self.agent.update(chunks[0], chunks[1], int(self.counters["updates"]), parts)
+        self.agent.eval()
+        self.counters["updates"] += 1
+        for name, value in metrics.items():
+            self._metrics[name].append(value)
+        if self.counters["updates"] % self.config["log_every"] == 0:
+            self._log()
+        shown = {"phase": phase} if self.step == 0 else {}
+        self.logger.progress(self.step, updates=int(self.counters["updates"]), **shown, **self.scores)
+        if time.monotonic() - self._saved > self.config["save_seconds"]:
+            # an exact resume must not depend on what the metric window held
+            self.save()
+
+    def _has_online(self) -> bool:
+        return self.replay.rows > self.replay.expert_rows
+
+    def _log(self) -> None:
+        means = {f"train/{k}": float(torch.stack([v.float() for v in vs]).mean()) for k, vs in self._metrics.items()}
+        self._metrics.clear()
+        extra = {"updates": self.counters["updates"], "minutes": self.seconds / 60, **self._counts()}
+        self.logger.scalars(self.step, means | extra)
+
+    # ---- looking ----
+    def _evaluate(self) -> None:
+        """Mode and sampled episodes on monitoring seeds, the diagnostics of CMIL's Fig. 3, videos."""
+        self.counters["next_eval"] = self.step + self.config["eval"]["every"]
+        self.counters["evaluated"] = self.step
+        self.logger.progress(self.step, updates=int(self.counters["updates"]), phase="evaluating", **self.scores)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # looking must not change the training
+            torch.manual_seed(0)
+            found = monitor.evaluate(self)
+        if found is None:
+            self.counters["next_eval"] = self.step  # interrupted: do it again after the resume
+            return
+        self.scores["success"] = found["eval/score_mode"] / max(1, len(self.envs.subtasks))
+        self.logger.scalars(self.step, found | {"updates": self.counters["updates"], "minutes": self.seconds / 60})
+        self.logger.note(
+            f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
+            f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  of {len(self.envs.subtasks)}"
+        )
+        self.logger.progress(self.step, updates=int(self.counters["updates"]), **self.scores)

@@ -1,0 +1,1 @@
+"""Exact benchmark commands: seconds per training step, frames per second, learning curves."""

@@ -1,0 +1,70 @@
+"""Seconds per training step, as JSON: ``python -m benchmark.step size=base [updates=3] [bf16=true] [KEY=VALUE of the training configuration]``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+
+import torch
+
+from agent.build import ConfigError, build_agent, pick_device
+from agent.config import load_config
+from models.world_model import Chunk
+
+
+def random_chunk(batch: int, length: int, action: int, device: torch.device, expert: bool) -> Chunk:
+    """A chunk of noise with the shapes of a training batch."""
+    first = torch.zeros(batch, length, dtype=torch.bool, device=device)
+    first[:, 0] = True
+    never = torch.zeros_like(first)
+    obs = torch.randint(0, 256, (batch, length, 64, 64, 3), dtype=torch.uint8, device=device)
+    actions = torch.rand(batch, length, action, device=device) * 1.8 - 0.9
+    return Chunk(obs, actions, first, never, never, torch.full((batch,), expert, device=device), ~never)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time full updates (world model, discriminator, actor, critics) on random data after two warm-up updates."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))
+    config, note = load_config([a for a in args if not a.startswith("updates=")])
+    device = pick_device(config["device"])
+    torch.manual_seed(0)
+    agent = build_agent(config, 9, device)
+    data = config["data"]
+    own, demo = (random_chunk(data["batch"], data["length"], 9, device, e) for e in (False, True))
+    seconds = []
+    for index in range(updates + 2):
+        start = time.perf_counter()
+        agent.update(own, demo, index)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    parts = sum(p.numel() for p in agent.parameters())
+    print(
+        json.dumps(
+            {
+                "size": config["size"]["name"],
+                "algo": config["algo"]["name"],
+                "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+                "threads": torch.get_num_threads(),
+                "batch": data["batch"],
+                "length": data["length"],
+                "horizon": config["policy"].get("horizon", 0),
+                "members": config["world_model"].get("members", 0),
+                "bf16": data["bf16"],
+                "parameters": parts,
+                "seconds_per_update": round(statistics.median(seconds[2:]), 4),
+                "seconds": [round(s, 4) for s in seconds[2:]],
+                "note": note,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"benchmark.step: {error}")

@@ -1,0 +1,1 @@
+"""Demonstrations: reading, checking, writing, looking at and making them."""

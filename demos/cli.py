@@ -1,0 +1,100 @@
+"""key=value command lines for the programs in this folder: a frozen dataclass says what there is to set."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from demos.errors import DemoError
+from envs.errors import nearest
+
+Options = TypeVar("Options")
+
+_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; one line that says what to type instead."""
+
+
+def parse(argv: Sequence[str], options: type[Options], positional: str | None = None) -> Options:
+    """Fill the dataclass `options` from ``key=value`` arguments.
+
+    Args:
+        argv: the arguments after the program's name.
+        options: dataclass with fields of type str, int, float, bool, Path, or one of these | None; fields without
+            a default are required. ``none`` sets an optional field to None.
+        positional: the field that one argument without ``=`` sets.
+
+    Raises:
+        UsageError: unknown or repeated key (naming the nearest valid one), a value of the wrong type, a missing
+            required key.
+    """
+    fields = {field.name: field for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(options)
+    values: dict[str, Any] = {}
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        # A bare path may contain "=": it is a value unless what precedes "=" looks like a key.
+        if not equals or not key.isidentifier():
+            key, text = positional or "", argument
+            if positional is None or positional in values:
+                raise UsageError(f"{argument!r} is not key=value; keys: {', '.join(fields)}")
+        if key not in fields:
+            raise UsageError(f"unknown key {key!r}{nearest(key, fields)}")
+        if key in values:
+            raise UsageError(f"{key} is given twice")
+        values[key] = _convert(key, text, hints[key])
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise UsageError(f"{name}=... is missing; keys: {', '.join(fields)}")
+    return options(**values)
+
+
+def run(
+    body: Callable[[Options], None],
+    options: type[Options],
+    argv: Sequence[str] | None,
+    usage: str,
+    positional: str | None = None,
+) -> int:
+    """The frame of a program: parse, do `body`, return the exit code.
+
+    Returns:
+        0 on success and for ``--help``; 1 after printing one line on standard error for UsageError or DemoError.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(arguments):
+        print(usage)
+        return 0
+    try:
+        body(parse(arguments, options, positional))
+    except UsageError as error:
+        print(f"{error} (usage: {usage.splitlines()[0]})", file=sys.stderr)
+        return 1
+    except DemoError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _convert(key: str, text: str, hint: Any) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and text.lower() in {"none", "null"}:
+        return None
+    kind = next(one for one in kinds if one is not type(None))
+    if kind is bool:
+        if text.lower() not in _BOOLS:
+            raise UsageError(f"{key}={text}: expected true or false")
+        return _BOOLS[text.lower()]
+    if text == "":
+        raise UsageError(f"{key}= has no value")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{key}={text}: expected {kind.__name__}") from error

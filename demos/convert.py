@@ -1,0 +1,81 @@
+"""Turn demonstrations of another format into the project's own, checked on the way.
+
+usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [force=false]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demos import cli, dataset, formats
+from demos.errors import DemoError
+from demos.formats import own
+from envs.episode import Episode
+from envs.errors import nearest
+
+USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [force=false]
+
+format  the format of the source files: {formats}
+src     folder of files of that format, or one file
+out     folder for the converted files (made if missing), one per episode, under the source's name
+task    refuse demonstrations of another task
+force   true overwrites files that are already there"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line can set."""
+
+    format: str
+    src: Path
+    out: Path
+    task: str | None = None
+    force: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program on `argv` (the process's arguments by default); returns its exit code."""
+    return cli.run(_convert, Options, argv, USAGE.format(formats=", ".join(formats.FORMATS)))
+
+
+def _convert(options: Options) -> None:
+    if options.format not in formats.FORMATS:
+        raise cli.UsageError(f"unknown format {options.format!r}{nearest(options.format, formats.FORMATS)}")
+    sources = dataset.files(options.src)
+    for source in sources:
+        found = formats.sniff(source).NAME
+        if found != options.format:
+            raise DemoError(source, "format", f"is {found}, not {options.format}")
+    targets = [options.out / source.with_suffix(own.SUFFIX).name for source in sources]
+    taken = [target for target in targets if target.exists()]
+    if taken and not options.force:
+        raise DemoError(taken[0], "out", f"exists already, {len(taken)} such files; force=true overwrites")
+    # Everything is read and checked before the first file is written: a bad source leaves no half-converted folder.
+    episodes = dataset.load(options.src, task=options.task, obs_keys=None)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+    for source, target, episode in zip(sources, targets, episodes, strict=True):
+        dataset.save(target, _named(episode, source))
+        _prove(target, episode)
+        print(f"{target}: {episode.steps} steps, {target.stat().st_size / 1024:.0f} KiB")
+    print(f"{len(targets)} episodes; look at them with: python -m demos.inspect {options.out}")
+
+
+def _named(episode: Episode, source: Path) -> Episode:
+    """The episode with its origin in meta, unless the reader put it there already."""
+    return dataclasses.replace(episode, meta={"file": source.name, **episode.meta})
+
+
+def _prove(target: Path, episode: Episode) -> None:
+    """Read the written file back and compare, so that a conversion that reports success has one."""
+    if dataset.checksum(dataset.read(target)) != dataset.checksum(episode):
+        raise DemoError(target, "file", "reads back differently from what was written; is the disk sound?")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,208 @@
+"""Demonstrations in and out: load, check, save, fingerprint. The only door through which they reach a learner."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from demos import formats
+from demos.errors import DemoError
+from demos.formats import own
+from envs.episode import Episode, EpisodeError
+
+__all__ = ["DemoError", "check", "checksum", "files", "load", "read", "save", "shipped", "write_atomic"]
+
+# Rounding while a foreign file was written may leave an action a hair outside; more than that is another scale.
+ACTION_TOLERANCE = 1e-6
+
+
+def load(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    obs_keys: Sequence[str] | None = ("image",),
+) -> list[Episode]:
+    """Load the demonstrations of a folder (or one file), sorted by file name, checked and stripped of rewards.
+
+    Args:
+        path: folder of demonstration files in any known format, or one such file.
+        task: refuse demonstrations of another task.
+        limit: use the first `limit` files only (all of them when there are fewer).
+        obs_keys: the observations to keep, each of which every file must have; None keeps what the files have.
+
+    Returns:
+        Episodes with every reward NaN (algorithms 1.5) and `obs` of exactly `obs_keys`.
+
+    Raises:
+        DemoError: anything wrong with the path or a file, including files that differ in task, action size or
+            image size.
+    """
+    if limit is not None and limit < 1:
+        raise DemoError(path, "limit", f"is {limit}; expected at least 1")
+    found = files(path)[:limit]
+    episodes = []
+    for file in found:
+        episode = read(file)
+        if task is not None and episode.meta.get("task") != task:
+            raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
+        episodes.append(_keep(file, episode, obs_keys))
+    _agree(found, episodes)
+    return episodes
+
+
+def read(path: str | Path) -> Episode:
+    """Read and check one file of any known format, with all its observations; rewards are NaN.
+
+    Raises:
+        DemoError: unknown format, damaged file, or contents that break the episode contract.
+    """
+    path = Path(path)
+    return check(path, formats.sniff(path).read(path))
+
+
+def check(path: str | Path, episode: Episode) -> Episode:
+    """The episode with rewards NaN and actions clipped to [-1, 1] (from at most 1e-6 outside), proven valid.
+
+    Raises:
+        DemoError: the episode breaks its contract (see `envs.episode.Episode.validate`).
+    """
+    action = episode.action
+    if action.dtype == np.float32 and np.isfinite(action).all():
+        clipped = np.clip(action, -1, 1)
+        # The comparison allows for the half unit in the last place that float32 itself adds to 1e-6.
+        if (np.abs(action - clipped) <= ACTION_TOLERANCE + np.finfo(np.float32).eps).all():
+            action = clipped
+    reward = np.full(episode.reward.shape, np.nan, np.float32)
+    episode = dataclasses.replace(episode, action=action, reward=reward)
+    try:
+        episode.validate()
+    except EpisodeError as error:
+        raise DemoError(path, error.key, error.reason) from error
+    return episode
+
+
+def save(path: str | Path, episode: Episode) -> None:
+    """Write one episode in the project's own format, whole or not at all; an existing file is replaced.
+
+    Rewards are not stored. The folder must exist.
+
+    Raises:
+        DemoError: the episode is invalid, the name does not end in .npz, or the disk refused.
+    """
+    path = Path(path)
+    if path.suffix != own.SUFFIX:
+        raise DemoError(path, "file", f"the name must end in {own.SUFFIX}")
+    check(path, episode)
+    try:
+        content = own.encode(episode)
+    except ValueError as error:
+        raise DemoError(path, "meta", str(error)) from error
+    write_atomic(path, content)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write bytes so that `path` afterwards holds all of them or what it held before, whatever happens.
+
+    Raises:
+        DemoError: the system refused (disk full, no permission, no such folder).
+    """
+    # Hidden and with another suffix, so that a reader of the folder never takes it for a demonstration.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DemoError(path, "file", f"not written: {error.strerror or error}") from error
+        raise
+
+
+def checksum(episode: Episode) -> str:
+    """SHA-256 (hex) of what a learner and a simulator see: observations, actions, flags, simulator state.
+
+    Rewards and meta are left out, so loading, renaming or annotating a file does not change it.
+    """
+    digest = hashlib.sha256()
+    parts = {f"obs.{key}": value for key, value in sorted(episode.obs.items())}
+    parts |= {key: getattr(episode, key) for key in ("action", "is_first", "is_last", "is_terminal")}
+    if episode.sim_state is not None:
+        parts["sim_state"] = episode.sim_state
+    for key, value in parts.items():
+        digest.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def shipped(task: str) -> Path:
+    """Folder of the demonstrations that come with the project for `task`.
+
+    Raises:
+        DemoError: the project ships none for this task.
+    """
+    root = Path(__file__).resolve().parent
+    folder = root / task
+    # A task is a plain name, and a folder without demonstrations (formats, experts) is no task.
+    if Path(task).name != task or not folder.is_dir() or not _listing(folder):
+        names = sorted(child.name for child in root.iterdir() if child.is_dir() and _listing(child))
+        known = f"there are some for {', '.join(names)}" if names else "there are none for any task"
+        raise DemoError(folder, "task", f"no demonstrations come with the project for {task!r}; {known}")
+    return folder
+
+
+def files(path: str | Path) -> list[Path]:
+    """The demonstration files of a folder by name, or the one file that `path` is.
+
+    Raises:
+        DemoError: no such file or folder, or a folder without demonstrations.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DemoError(path, "path", "no such file or folder")
+    found = _listing(path)
+    if not found:
+        raise DemoError(path, "path", f"holds no demonstrations ({', '.join(formats.SUFFIXES)} files)")
+    return found
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise DemoError(folder, "path", f"cannot be listed: {error.strerror or error}") from error
+    return [c for c in children if c.suffix in formats.SUFFIXES and not c.name.startswith(".") and c.is_file()]
+
+
+def _keep(path: Path, episode: Episode, obs_keys: Sequence[str] | None) -> Episode:
+    if obs_keys is None:
+        return episode
+    for key in obs_keys:
+        if key not in episode.obs:
+            raise DemoError(path, key, f"no such observation; the file has {', '.join(sorted(episode.obs))}")
+    return dataclasses.replace(episode, obs={key: episode.obs[key] for key in obs_keys})
+
+
+def _agree(paths: Sequence[Path], episodes: Sequence[Episode]) -> None:
+    """Refuse files that cannot be one data set; the message names the odd file and the first one."""
+    first_path, first = paths[0], episodes[0]
+    for path, episode in zip(paths[1:], episodes[1:], strict=True):
+        pairs: dict[str, tuple[object, ...]] = {"task": (episode.meta.get("task"), first.meta.get("task"))}
+        pairs["action"] = (episode.action.shape[1:], first.action.shape[1:])
+        for key in sorted(set(episode.obs) | set(first.obs)):
+            pairs[key] = tuple(one.obs[key].shape[1:] if key in one.obs else "absent" for one in (episode, first))
+        for key, (here, there) in pairs.items():
+            if here != there:
+                raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")

@@ -1,0 +1,126 @@
+"""Look at demonstrations: a table on the terminal, a contact sheet and an animation on disk.
+
+usage: python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [columns=8] [fps=25]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from demos import cli, dataset, formats, pictures
+from demos.errors import DemoError
+from demos.progress import Progress, of_episodes
+from envs.episode import Episode
+
+USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [columns=8] [fps=25]
+
+DIR      folder of demonstrations in any known format, or one file
+out      folder for contact_sheet.png and demos.gif
+task     refuse demonstrations of another task
+limit    the first so many files only
+columns  frames per episode on the contact sheet
+fps      environment steps per second of the animation"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line can set."""
+
+    path: Path
+    out: Path | None = None
+    task: str | None = None
+    limit: int | None = None
+    columns: int = 8
+    fps: int = 25
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program on `argv` (the process's arguments by default); returns its exit code."""
+    return cli.run(_inspect, Options, argv, USAGE, positional="path")
+
+
+def _inspect(options: Options) -> None:
+    for key in ("columns", "fps"):
+        if getattr(options, key) < 1:
+            raise cli.UsageError(f"{key}={getattr(options, key)}: expected at least 1")
+    episodes = dataset.load(options.path, task=options.task, limit=options.limit, obs_keys=None)
+    paths = dataset.files(options.path)[: len(episodes)]
+    console = Console()
+    if not console.is_terminal:
+        # Piped into a file or a log there is no window to fit.
+        console = Console(width=160)
+    known = of_episodes(episodes)
+    console.print(_table(paths, episodes, known))
+    for line in _summary(episodes):
+        console.print(line, markup=False, highlight=False)
+    if any("image" not in episode.obs for episode in episodes):
+        console.print("no images in these episodes, so no pictures")
+        return
+    folder = options.path if options.path.is_dir() else options.path.parent
+    for written in _pictures(episodes, known, options.out or folder / "inspect", options):
+        console.print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[Progress]) -> Table:
+    table = Table()
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold", ratio=1)
+    for name in ("format", "task"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "action min..max", "mean |a|", "KiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("sub-tasks done: row", ratio=1)
+    table.add_column("checksum", no_wrap=True)
+    for number, (path, episode, done) in enumerate(zip(paths, episodes, known, strict=True), start=1):
+        action = episode.action[1:]
+        table.add_row(
+            str(number),
+            escape(path.name),
+            formats.sniff(path).NAME,
+            escape(str(episode.meta.get("task", "-"))),
+            str(episode.steps),
+            f"{action.min():+.3f}..{action.max():+.3f}",
+            f"{np.abs(action).mean():.3f}",
+            f"{path.stat().st_size / 1024:.0f}",
+            escape(done.words()),
+            dataset.checksum(episode)[:12],
+        )
+    return table
+
+
+def _summary(episodes: Sequence[Episode]) -> list[str]:
+    steps = sum(episode.steps for episode in episodes)
+    obs = ", ".join(f"{key} {value.shape[1:]}" for key, value in episodes[0].obs.items())
+    lines = [f"{len(episodes)} episodes, {steps} steps, {episodes[0].action.shape[1]} actions, observations: {obs}"]
+    notes = {str(note): None for episode in episodes for note in episode.meta.get("notes", ())}
+    return lines + [f"note: {note}" for note in notes]
+
+
+def _pictures(episodes: Sequence[Episode], known: Sequence[Progress], folder: Path, options: Options) -> list[Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(folder, "out", f"cannot be made: {error.strerror or error}") from error
+    images = [episode.obs["image"] for episode in episodes]
+    labels, captions = [], []
+    for number, (episode, done) in enumerate(zip(episodes, known, strict=True), start=1):
+        lines = [f"{number:02d}", f"{episode.steps} steps"]
+        lines += [f"{count}/{done.total} {row:3d} {name}" for count, (row, name) in enumerate(done.done, start=1)]
+        labels.append("\n".join(lines))
+        scores = [f"  {done.count(row)}/{done.total}" if done.total else "" for row in range(len(episode))]
+        captions.append([f"{number:02d}{score}" for score in scores])
+    sheet, film = folder / "contact_sheet.png", folder / "demos.gif"
+    dataset.write_atomic(sheet, pictures.contact_sheet(images, labels, options.columns))
+    dataset.write_atomic(film, pictures.animation(images, captions, options.fps))
+    return [sheet, film]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

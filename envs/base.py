@@ -1,0 +1,45 @@
+"""What every environment of this project offers beyond gymnasium.Env."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A gymnasium environment with a name, a horizon, a state that can be saved and restored, and pictures.
+
+    `reset` and `step` always give an info with "state" (d,) float32, "tasks_done" (len(subtasks),) float32 of 0 or 1 that
+    stay within an episode, "score" float, and "success" bool (all subtasks done). reset(options={"sim_state": state})
+    continues from a saved state. `truncated` is true from step `horizon` on. The reward serves evaluation only.
+
+    Attributes:
+        task: the name that envs.make.make knows.
+        subtasks: what "tasks_done" counts, in its order.
+        horizon: environment steps an episode.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+    task: str
+    subtasks: tuple[str, ...]
+    horizon: int
+
+    @property
+    def unwrapped(self) -> Environment:
+        """Return the environment itself, under any gymnasium wrapper."""
+        return self
+
+    def get_state(self) -> np.ndarray:
+        """Return the whole simulator state, (S,) float64."""
+        raise NotImplementedError
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue exactly from what get_state returned; EnvError for anything else."""
+        raise NotImplementedError
+
+    def render(self, size: int = 64) -> np.ndarray:  # type: ignore[override]
+        """Return the picture of the current state, (size, size, 3) uint8."""
+        raise NotImplementedError

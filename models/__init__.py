@@ -1,0 +1,1 @@
+"""Torch modules and pure functions: latents, networks, distributions, world models, actor-critic, returns."""

@@ -1,0 +1,35 @@
+"""Actor and critics on latent features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.dists import TruncatedNormal
+from models.nets import MLP, StackedMLP
+
+
+class Actor(nn.Module):
+    """feat (..., F) -> TruncatedNormal over actions (..., A) in (-1, 1)."""
+
+    def __init__(self, feat: int, action: int, *, hidden: int, layers: int, min_std: float = 0.1) -> None:
+        super().__init__()
+        self.net = MLP(feat, 2 * action, hidden=hidden, layers=layers)
+        self.min_std = min_std
+
+    def forward(self, feat: Tensor) -> TruncatedNormal:
+        """The policy's distribution."""
+        return TruncatedNormal.from_raw(self.net(feat), self.min_std)
+
+
+class Critics(nn.Module):
+    """An ensemble of Q(feat, a) (``action`` > 0) or V(feat) (``action`` = 0) -> (n, ...)."""
+
+    def __init__(self, feat: int, action: int, *, number: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.nets = StackedMLP(number, feat + action, hidden=hidden, layers=layers)
+        self.uses_action = action > 0
+
+    def forward(self, feat: Tensor, action: Tensor) -> Tensor:
+        """Values of all critics, float32: (n, ...)."""
+        return self.nets(torch.cat([feat, action], -1) if self.uses_action else feat)

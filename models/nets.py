@@ -1,0 +1,145 @@
+"""Networks: MLP, stacked (ensemble) MLP, image encoder and decoder. Keras-style initialisation (algorithms 1.7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> Tensor:
+    """Glorot-uniform in place: the default of Dense and Conv layers in the official (Keras) code."""
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+    with torch.no_grad():
+        return weight.uniform_(-bound, bound)
+
+
+def linear(fan_in: int, fan_out: int, bias: bool = True) -> nn.Linear:
+    """A Linear layer with Glorot-uniform weights and zero bias."""
+    layer = nn.Linear(fan_in, fan_out, bias=bias)
+    glorot_(layer.weight, fan_in, fan_out)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+@contextmanager
+def frozen(*modules: nn.Module | None) -> Iterator[None]:
+    """Gradients pass through these modules to their inputs, never to their weights."""
+    params = [p for m in modules if m is not None for p in m.parameters() if p.requires_grad]
+    for p in params:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)
+
+
+class MLP(nn.Sequential):
+    """``layers`` hidden ELU layers of ``hidden`` units, then a linear output: (..., n_in) -> (..., n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, *, hidden: int, layers: int) -> None:
+        sizes = [n_in] + [hidden] * layers
+        modules: list[nn.Module] = []
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            modules += [linear(a, b), nn.ELU()]
+        super().__init__(*modules, linear(sizes[-1], n_out))
+
+
+class StackedLinear(nn.Module):
+    """K independent Linear layers in one batched product: (K, N, n_in) or (N, n_in) -> (K, N, n_out)."""
+
+    def __init__(self, members: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(glorot_(torch.empty(members, n_in, n_out), n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(members, 1, n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply member k to x[k] (or every member to the shared x)."""
+        if x.dim() == 2:  # one wide product instead of K copies of the input
+            k, n_in, n_out = self.weight.shape
+            y = F.linear(x, self.weight.transpose(1, 2).reshape(k * n_out, n_in), self.bias.flatten())
+            return y.view(x.shape[0], k, n_out).transpose(0, 1)
+        return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+
+
+class StackedMLP(nn.Module):
+    """K independent MLPs with one output each, evaluated together: (..., n_in) -> (K, ...)."""
+
+    def __init__(self, members: int, n_in: int, *, hidden: int, layers: int) -> None:
+        super().__init__()
+        sizes = [n_in] + [hidden] * layers + [1]
+        self.layers = nn.ModuleList(StackedLinear(members, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scalars of all members, float32."""
+        lead = x.shape[:-1]
+        y = x.reshape(-1, x.shape[-1])
+        for layer in self.layers[:-1]:
+            y = F.elu(layer(y))
+        return self.layers[-1](y).float().reshape(-1, *lead)
+
+
+class Encoder(nn.Module):
+    """Four stride-2 convolutions, 64 -> 31 -> 14 -> 6 -> 2 (algorithms 2.1): (n, 64, 64, C) in [-.5, .5] -> (n, 32 depth)."""
+
+    def __init__(self, depth: int, channels: int = 3) -> None:
+        super().__init__()
+        sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        for conv in self.convs:
+            glorot_(conv.weight, conv.weight[0].numel(), conv.out_channels * 16)
+            nn.init.zeros_(conv.bias)
+        self.size = 32 * depth
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Channels-last frames to flat embeddings. The permuted view is already in channels_last memory: no copy."""
+        x = image.permute(0, 3, 1, 2)
+        for conv in self.convs:
+            x = F.elu(conv(x))
+        return x.flatten(1)
+
+
+class Decoder(nn.Module):
+    """Linear, then four transposed convolutions 1 -> 5 -> 13 -> 30 -> 64 (algorithms 2.1): (n, F) -> (n, 64, 64, 3)."""
+
+    def __init__(self, n_in: int, depth: int, channels: int = 3) -> None:
+        super().__init__()
+        self.input = linear(n_in, 32 * depth)
+        sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
+        self.convs = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, k, 2) for a, b, k in zip(sizes[:-1], sizes[1:], [5, 5, 6, 6], strict=True)
+        )
+        for conv in self.convs:
+            k2 = conv.kernel_size[0] ** 2
+            glorot_(conv.weight, conv.in_channels * k2, conv.out_channels * k2)
+            nn.init.zeros_(conv.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """Mean of a unit-variance Gaussian over pixels in [-.5, .5]."""
+        x = self.input(feat)[..., None, None].contiguous(memory_format=torch.channels_last)
+        for conv in self.convs[:-1]:
+            x = F.elu(conv(x))
+        return self.convs[-1](x).permute(0, 2, 3, 1)
+
+
+def random_shift(image: Tensor, pad: int) -> Tensor:
+    """Shift each chunk by up to ``pad`` pixels, edges repeated: (B, T, 64, 64, C) -> same; one shift for a whole chunk.
+
+    The augmentation of DrQ (random crops of the padded frame), constant in time so that motion stays motion.
+    """
+    if pad == 0:
+        return image
+    b, _, h, w, _ = image.shape
+    offset = torch.randint(-pad, pad + 1, (2, b, 1), device=image.device)
+    rows = (torch.arange(h, device=image.device) + offset[0]).clamp(0, h - 1)  # (B, h)
+    cols = (torch.arange(w, device=image.device) + offset[1]).clamp(0, w - 1)
+    batch = torch.arange(b, device=image.device)[:, None, None]
+    return image.permute(0, 2, 3, 1, 4)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2, 4)

@@ -1,0 +1,61 @@
+"""Small episodes and files that the tests of demonstrations share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.episode import Episode
+
+
+def episode(rows: int = 6, seed: int = 0, *, task: str = "kitchen", actions: int = 9, state: bool = True) -> Episode:
+    """A valid episode of noise with real rewards, so that their disappearance can be seen."""
+    rng = np.random.default_rng(seed)
+    action = rng.uniform(-1, 1, (rows, actions)).astype(np.float32)
+    action[0] = 0
+    index = np.arange(rows)
+    obs = {"image": rng.integers(0, 256, (rows, 64, 64, 3), dtype=np.uint8)}
+    if state:
+        obs["state"] = rng.normal(size=(rows, 5)).astype(np.float32)
+    return Episode(
+        obs=obs,
+        action=action,
+        is_first=index == 0,
+        is_last=index == rows - 1,
+        is_terminal=np.zeros(rows, bool),
+        reward=np.ones(rows, np.float32),
+        sim_state=rng.normal(size=(rows, 7)),
+        meta={"task": task, "seed": seed, "subtasks": ["kettle", "microwave"], "subtask_rows": {"kettle": 3}},
+    )
+
+
+def edit(path: Path, **changes: Any) -> Path:
+    """Rewrite an npz file with some arrays replaced, or removed where the value is None. May store objects."""
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    arrays |= changes
+    kept: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items() if value is not None}
+    np.savez_compressed(path, **kept)
+    return path
+
+
+def cmil_kitchen(path: Path, rows: int = 6, seed: int = 0) -> Path:
+    """A file in the layout of the published Kitchen demonstrations."""
+    made = episode(rows, seed)
+    count = np.repeat(np.arange(3), rows // 3).astype(np.float32)
+    flags = {key: getattr(made, key) for key in ("is_first", "is_last", "is_terminal")}
+    np.savez_compressed(path, image=made.obs["image"], action=made.action, reward=count, **flags)
+    return path
+
+
+def cmil_hand(path: Path, rows: int = 4, seed: int = 0, side: int = 128) -> Path:
+    """A file in the layout of the published Shadow Hand demonstrations: float64, big frames, no flags."""
+    rng = np.random.default_rng(seed)
+    action = rng.uniform(-1, 1, (rows, 24))
+    action[0] = 0
+    zeros = np.zeros(rows, np.int64)
+    image = rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
+    np.savez_compressed(path, image=image, action=action, obs=rng.normal(size=(rows, 40)), reward=zeros, discount=zeros)
+    return path

@@ -1,0 +1,179 @@
+"""python -m demos.inspect and demos.convert, through their main functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demos import cli, convert, dataset, inspect, pictures
+from tests.demos.samples import cmil_hand, cmil_kitchen, edit, episode
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three valid episodes of different lengths."""
+    made = tmp_path / "demos"
+    made.mkdir()
+    for number in range(3):
+        dataset.save(made / f"ep{number}.npz", episode(rows=6 + number, seed=number))
+    return made
+
+
+def frames_of(film: Image.Image) -> int:
+    """The number of frames of an animation."""
+    return int(getattr(film, "n_frames"))  # noqa: B009 (the base class does not declare it)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The single line that a failed program printed."""
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_inspect_prints_and_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main([str(folder), "columns=4"]) == 0
+    printed = capsys.readouterr().out
+    for number in range(3):
+        assert f"ep{number}.npz" in printed
+        assert dataset.checksum(episode(rows=6 + number, seed=number))[:12] in printed
+    assert "kitchen" in printed and "1/2: kettle 3" in printed and "3 episodes, 18 steps, 9 actions" in printed
+    sheet = Image.open(folder / "inspect" / "contact_sheet.png")
+    assert sheet.width > 4 * 128 and sheet.height > 3 * 128
+    film = Image.open(folder / "inspect" / "demos.gif")
+    assert frames_of(film) == 8  # the longest episode has 8 rows
+
+
+def test_inspect_output_folder_is_not_mistaken_for_demonstrations(folder: Path) -> None:
+    for _ in range(2):
+        assert inspect.main([f"path={folder}", f"out={folder}"]) == 0
+
+
+def test_inspect_one_file_and_limit(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main([str(folder / "ep1.npz"), f"out={tmp_path / 'o'}"]) == 0
+    assert inspect.main([str(folder), "limit=2", f"out={tmp_path / 'o'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 episodes" in printed and "2 episodes" in printed and "ep2.npz" not in printed
+
+
+def test_inspect_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = episode()
+    dataset.save(tmp_path / "a.npz", dataclasses.replace(made, obs={"state": made.obs["state"]}))
+    assert inspect.main([str(tmp_path)]) == 0
+    assert "no images" in capsys.readouterr().out
+    assert not (tmp_path / "inspect").exists()
+
+
+def test_inspect_names_the_broken_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(folder / "ep1.npz", action=None)
+    assert inspect.main([str(folder)]) == 1
+    assert f"{folder / 'ep1.npz'}: action: missing" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{folder}", "taks=kitchen"], "did you mean 'task'"),
+        (["{folder}", "limit=two"], "limit=two: expected int"),
+        (["{folder}", "columns=0"], "at least 1"),
+        (["{folder}", "{folder}"], "not key=value"),
+        (["{folder}", "task=a", "task=b"], "twice"),
+        (["{folder}", "task="], "no value"),
+        (["{folder}", "task=baoding"], "this run is about 'baoding'"),
+        ([], "path=... is missing"),
+        (["{folder}/nowhere"], "no such file or folder"),
+        (["{folder}", "out={folder}/ep0.npz"], "out: cannot be made"),
+    ],
+)
+def test_inspect_usage(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    assert inspect.main([argument.format(folder=folder) for argument in arguments]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main(["--help"]) == 0 and convert.main(["--help"]) == 0
+    assert "columns" in capsys.readouterr().out
+
+
+def test_convert_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "src", tmp_path / "deep" / "out"
+    source.mkdir()
+    for number in range(2):
+        cmil_hand(source / f"d{number}.npz", seed=number)
+    arguments = ["format=cmil", f"src={source}", f"out={out}"]
+    assert convert.main(arguments) == 0
+    before = dataset.load(source, obs_keys=None)
+    after = dataset.load(out, task="baoding", obs_keys=None)
+    assert [dataset.checksum(one) for one in after] == [dataset.checksum(one) for one in before]
+    assert after[0].meta["file"] == "d0.npz" and after[0].meta["source"] == "cmil"
+    capsys.readouterr()
+
+    (out / "d1.npz").write_bytes(b"mine")
+    assert convert.main(arguments) == 1
+    assert "force=true" in one_line(capsys)
+    assert (out / "d1.npz").read_bytes() == b"mine"
+    assert convert.main([*arguments, "force=true"]) == 0
+    assert len(dataset.load(out)) == 2
+
+
+@pytest.mark.parametrize("format_name", ["own", "cmli"])
+def test_convert_wrong_format(tmp_path: Path, capsys: pytest.CaptureFixture[str], format_name: str) -> None:
+    cmil_kitchen(tmp_path / "a.npz")
+    assert convert.main([f"format={format_name}", f"src={tmp_path}", f"out={tmp_path / 'out'}"]) == 1
+    assert ("is cmil, not own" if format_name == "own" else "did you mean 'cmil'") in one_line(capsys)
+
+
+def test_convert_writes_nothing_when_a_source_is_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        cmil_kitchen(tmp_path / f"{number}.npz")
+    edit(tmp_path / "1.npz", action=np.ones((6, 9), np.float32))
+    assert convert.main(["format=cmil", f"src={tmp_path}", f"out={tmp_path / 'out'}"]) == 1
+    assert "1.npz: action: row 0" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_animations_skip_frames_but_show_the_last() -> None:
+    frames = np.zeros((2 * pictures.MAX_FRAMES + 5, 64, 64, 3), np.uint8)
+    frames[-1] = 200
+    captions = [[""] * len(frames)]
+    film = Image.open(io.BytesIO(pictures.animation([frames], captions)))
+    assert frames_of(film) <= pictures.MAX_FRAMES + 1
+    film.seek(frames_of(film) - 1)
+    assert film.convert("RGB").getpixel((70, 70)) == (200, 200, 200)
+
+
+def test_the_readme_example_works(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (root / "demos" / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    (made,) = dataset.load(tmp_path, task="line", obs_keys=("image", "state"))
+    assert made.steps == 30 and made.sim_state is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One field of every type that the parser knows."""
+
+    out: Path
+    episodes: int = 10
+    rate: float = 0.5
+    force: bool = False
+    task: str | None = "x"
+
+
+def test_parse_types() -> None:
+    parsed = cli.parse(["out=a=b", "episodes=3", "rate=1e-3", "force=True", "task=none"], Sample)
+    assert parsed == Sample(Path("a=b"), 3, 1e-3, True, None)
+    assert cli.parse(["some/where=x"], Sample, positional="out").out == Path("some/where=x")
+
+
+@pytest.mark.parametrize("argument", ["force=maybe", "episodes=1.5", "rate=fast"])
+def test_parse_refuses_wrong_types(argument: str) -> None:
+    with pytest.raises(cli.UsageError, match=argument.split("=")[0]):
+        cli.parse(["out=x", argument], Sample)

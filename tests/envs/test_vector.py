@@ -1,0 +1,80 @@
+"""A vector of environments equals single ones, with and without processes; failures arrive with their traceback."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from envs.errors import EnvError
+from envs.make import make
+from envs.vector import VectorEnv
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_vector_equals_single_environments(processes: bool) -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 2, 1))
+    singles = [make("line", "pixels") for _ in range(2)]
+    with VectorEnv("line", "pixels", 2, processes=processes) as vector:
+        assert (len(vector), vector.horizon, vector.subtasks) == (2, 30, ("reach",))
+        obs, infos = vector.reset([3, 4])
+        expected = [env.reset(seed=seed) for env, seed in zip(singles, (3, 4), strict=True)]
+        assert np.array_equal(obs, [first for first, _ in expected])
+        assert not np.array_equal(obs[0], obs[1])
+        for action in actions:
+            obs, reward, terminated, truncated, infos = vector.step(action)
+            steps = [env.step(a) for env, a in zip(singles, action, strict=True)]
+            assert np.array_equal(obs, [step[0] for step in steps])
+            assert reward.tolist() == [step[1] for step in steps]
+            assert not terminated.any() and not truncated.any()
+            assert [info["state"].tolist() for info in infos] == [step[4]["state"].tolist() for step in steps]
+        states = vector.get_states()
+        assert np.array_equal(states, [env.unwrapped.get_state() for env in singles])
+        assert np.array_equal(vector.render_at(1), obs[1])
+        again, _ = vector.reset_at(0, 3)
+        assert np.array_equal(again, expected[0][0])
+        assert np.array_equal(vector.get_states()[1], states[1])
+        vector.reset_at(0, 9, states[1])
+        assert np.array_equal(vector.get_states()[0], states[1])
+
+
+def test_nothing_resets_by_itself() -> None:
+    with VectorEnv("count", "state", 1, processes=False) as vector:
+        vector.reset([0])
+        for _ in range(20):
+            obs, _, _, truncated, _ = vector.step(np.zeros((1, 1)))
+        assert truncated.all() and obs[0, 0] == 20
+
+
+def test_a_failing_worker_raises_its_traceback_and_closes_all() -> None:
+    vector = VectorEnv("line", "state", 2)
+    vector.reset([0, 1])
+    with pytest.raises(EnvError, match=r"(?s)worker 1.*Traceback.*an action is a finite array"):
+        vector.step(np.array([[0.0], [np.nan]]))
+    with pytest.raises(EnvError, match="closed"):
+        vector.reset([0, 1])
+    vector.close()
+
+
+def test_a_killed_worker_is_reported() -> None:
+    with VectorEnv("line", "state", 1) as vector:
+        vector.reset([0])
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(EnvError, match="died without a traceback"):
+            vector.step(np.zeros((1, 1)))
+
+
+def test_mistakes_fail_before_any_process_starts() -> None:
+    with pytest.raises(EnvError, match="did you mean"):
+        VectorEnv("lines", "state", 2)
+    with pytest.raises(EnvError, match="1 or more"):
+        VectorEnv("line", "state", 0)
+    with VectorEnv("line", "state", 2, processes=False) as vector:
+        with pytest.raises(EnvError, match="seeds"):
+            vector.reset([0])
+        with pytest.raises(EnvError, match="actions"):
+            vector.step(np.zeros((1, 1)))
+        with pytest.raises(EnvError, match="no environment 2"):
+            vector.reset_at(2, 0)
