@@ -114,13 +114,14 @@ class Agent(nn.Module):
         return metrics
 
     def _fit_world(self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool) -> tuple[Latent, Latent, dict[str, Tensor]]:
-        """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks."""
-        if self.world.learns == "policy":  # the policy's loss differentiates through these features
-            return self.world.observe(agent_chunk), self.world.observe(expert_chunk), {}
-        if not fit:
-            with torch.no_grad():
-                return self.world.observe(agent_chunk), self.world.observe(expert_chunk), {}
-        joint = self.options.joint_batch
+        """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks (which may be one)."""
+        same = expert_chunk is agent_chunk
+        if self.world.learns == "policy" or not fit:
+            # the policy's loss differentiates through the features of a model that it trains
+            with torch.set_grad_enabled(self.world.learns == "policy"):
+                demo = self.world.observe(expert_chunk)
+                return demo if same else self.world.observe(agent_chunk), demo, {}
+        joint = self.options.joint_batch and not same
         losses, z, metrics = self.world.loss(_join(agent_chunk, expert_chunk) if joint else agent_chunk)
         metrics["grad/world"] = self.optimisers["world"].step(losses.total)
         metrics |= {f"loss/world_{term}": value.detach() for term, value in losses.items()}
@@ -128,6 +129,8 @@ class Agent(nn.Module):
         if joint:
             n = agent_chunk.action.shape[0]
             return z[:n], z[n:], metrics
+        if same:
+            return z, z, metrics
         with torch.no_grad():
             return z, self.world.observe(expert_chunk), metrics
 

@@ -6,6 +6,7 @@ infinity are written as null. Every other file can be lost without losing a numb
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -35,6 +36,8 @@ class Logger:
         quiet: write files only, print nothing.
         resume_step: step of the checkpoint that the run continues from; what was logged after it is dropped, because it
             will be done again. None: a new run; an older metrics.jsonl is set aside as metrics.previous.jsonl.
+        resume_lines: `lines` at that checkpoint. Exact where many lines have one step, as in pre-training; without it,
+            lines of `resume_step` itself are kept.
         stream: where to print; a progress bar when it is a terminal, else a line every `every` seconds.
         clock: seconds, for rates and time left.
     """
@@ -46,6 +49,7 @@ class Logger:
         total: int,
         quiet: bool = False,
         resume_step: int | None = None,
+        resume_lines: int | None = None,
         stream: TextIO | None = None,
         every: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
@@ -55,7 +59,7 @@ class Logger:
         self._start_step = resume_step or 0
         self._purge = -1 if resume_step is None else resume_step
         self.run.mkdir(parents=True, exist_ok=True)
-        _rewind(self.run / METRICS, resume_step)
+        self.lines = _rewind(self.run / METRICS, resume_step, resume_lines)  # in metrics.jsonl; belongs in checkpoints
         self._file = open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115  closed in close()
         self._writer: Any = None
         self._rates = _Rates(clock, self._start_step)
@@ -86,17 +90,15 @@ class Logger:
                 self._failed = True
                 print(f"cannot write {self.run / METRICS}: {error.strerror}; metrics are being lost", file=sys.stderr)
             self._reopen(size)
+        else:
+            self.lines += 1
 
     def _reopen(self, size: int) -> None:
-        """Drop the half-written line and whatever the file object still buffers."""
-        descriptor = os.open(self.run / METRICS, os.O_WRONLY)
-        os.ftruncate(descriptor, size)
-        os.close(descriptor)
-        broken, self._file = self._file, open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-        try:
-            broken.close()
-        except OSError:
-            os.truncate(self.run / METRICS, size)
+        """Drop the half-written line; closing comes first, because it writes what the file object still buffers."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        os.truncate(self.run / METRICS, size)
+        self._file = open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show an (H, W, 3) uint8 picture in TensorBoard."""
@@ -138,7 +140,7 @@ class Logger:
         *,
         updates: int | None = None,
         success: float | None = None,
-        phase: str | None = None,
+        phase: str = "",
         **fields: float | str,
     ) -> None:
         """Refresh the bar (or, every 30 s, print a line).
@@ -147,7 +149,7 @@ class Logger:
             step: environment steps done so far.
             updates: gradient steps done so far.
             success: 0..1, of the last evaluation.
-            phase: what is going on, such as "pre-training".
+            phase: what is going on now, such as "pre-training"; unlike the others not remembered.
             fields: shown as they are.
         """
         self._rates.update(step, updates, success, phase)
@@ -200,18 +202,18 @@ class _Rates:
     WINDOW = 30.0
 
     def __init__(self, clock: Callable[[], float], step: int) -> None:
-        self._clock, self._begin, self._first_step = clock, clock(), step
+        self._clock, self._begin = clock, clock()
         self._marks: list[tuple[float, int, int]] = []
         self._step, self._updates = step, 0
         self._success: float | None = None
         self._phase = ""
 
-    def update(self, step: int, updates: int | None, success: float | None, phase: str | None) -> None:
+    def update(self, step: int, updates: int | None, success: float | None, phase: str) -> None:
         now = self._clock()
         self._step = step
         self._updates = self._updates if updates is None else updates
         self._success = self._success if success is None else success
-        self._phase = self._phase if phase is None else phase
+        self._phase = phase
         if not self._marks or now - self._marks[-1][0] >= 0.5:
             self._marks.append((now, step, self._updates))
         while len(self._marks) > 2 and now - self._marks[1][0] > self.WINDOW:
@@ -244,20 +246,21 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _rewind(path: Path, resume_step: int | None) -> None:
-    """Leave only lines up to `resume_step` (atomically), or set the file aside when a new run starts."""
+def _rewind(path: Path, resume_step: int | None, resume_lines: int | None) -> int:
+    """Leave what had been logged at the checkpoint (atomically), or set the file aside when a new run starts."""
     if not path.exists():
-        return
+        return 0
     if resume_step is None:
         os.replace(path, path.with_name("metrics.previous.jsonl"))
-        return
-    kept = [line for line in _parse(path) if line["step"] <= resume_step]
+        return 0
+    kept = [line for line in _parse(path)[:resume_lines] if line["step"] <= resume_step]
     temporary = path.with_name(f"{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in kept)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    return len(kept)
 
 
 def _parse(path: Path) -> list[dict[str, Any]]:

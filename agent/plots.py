@@ -22,8 +22,9 @@ from agent.logger import read_metrics
 DISC_GAP = ("diag/disc_gap",)
 DISAGREEMENT = ("diag/u_model", "diag/u_data")
 RETURN_GAP = ("diag/return_gap",)
-SUCCESS = "eval/success"
+SCORE = "eval/score_mode"
 LOW, HIGH = "_low", "_high"
+MANY = 50  # points; from here on curves are smoothed
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -55,20 +56,27 @@ def smooth(values: np.ndarray, weight: float = 0.9) -> np.ndarray:
 
 
 def curves(run: Path) -> Path:
-    """Success with its interval, losses, discriminator gap, disagreement over environment steps -> RUN/curves.png."""
+    """Success and score with their intervals, losses, and the terms of Theorem 2 over environment steps.
+
+    Draws RUN/curves.png from every eval/success..., eval/score... (bounds: the same key and _low, _high), loss/..., and
+    the diag/... keys at the top of this file; a panel without data says so.
+    """
     lines = read_metrics(run)
-    keys = sorted({key for line in lines for key in line})
-    success = [k for k in keys if k.startswith("eval/") and k.endswith("success")]
-    losses = [k for k in keys if k.startswith("loss/") or k.endswith("_loss")]
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    _panel(axes[0, 0], lines, success, "success", "no eval/...success in the metrics", raw=True)
+    keys = sorted({key for line in lines for key in line if not key.endswith((LOW, HIGH))})
+    success = [k for k in keys if k.startswith("eval/success")]
+    score = [k for k in keys if k.startswith("eval/score") or k == "train/score"]
+    losses = [k for k in keys if k.startswith("loss/") or "/loss/" in k]
+    figure = Figure(figsize=(16, 8), layout="constrained")
+    axes = figure.subplots(2, 3)
+    _panel(axes[0, 0], lines, success, "success: share of episodes", "not logged: eval/success...")
     axes[0, 0].set_ylim(-0.02, 1.02)
-    _panel(axes[0, 1], lines, losses, "losses", "no loss/... in the metrics")
+    _panel(axes[0, 1], lines, score, "score", "not logged: eval/score...")
+    _panel(axes[0, 2], lines, losses, "losses", "not logged: loss/...")
     if losses:
-        axes[0, 1].set_yscale("symlog")
+        axes[0, 2].set_yscale("symlog")
     _theorem_panel(axes[1, 0], lines, DISC_GAP, "discriminator gap")
     _theorem_panel(axes[1, 1], lines, DISAGREEMENT, "ensemble disagreement")
+    _theorem_panel(axes[1, 2], lines, RETURN_GAP, "return of expert minus policy")
     figure.suptitle(Path(run).name)
     return _save(figure, Path(run) / "curves.png")
 
@@ -88,8 +96,8 @@ def _theorem_panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str) ->
     _panel(axis, lines, keys, title, f"not logged: {', '.join(keys)}")
 
 
-def _panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str, missing: str, *, raw: bool = False) -> None:
-    """Plot the keys that have values: the points as they are if `raw`, else faint under their moving average."""
+def _panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str, missing: str) -> None:
+    """Plot the keys that have values, with their intervals: few points as they are, many under their moving average."""
     axis.set_title(title)
     axis.set_xlabel("environment steps")
     axis.grid(alpha=0.3)
@@ -100,14 +108,14 @@ def _panel(axis: Axes, lines: Lines, keys: Sequence[str], title: str, missing: s
             continue
         colour = f"C{drawn % 10}"
         drawn += 1
-        if raw:
+        if len(x) <= MANY:
             axis.plot(x, y, color=colour, marker=".", label=key)
-            low, high = series(lines, key + LOW), series(lines, key + HIGH)
-            if len(low.step) == len(high.step) == len(x):
-                axis.fill_between(x, low.value, high.value, color=colour, alpha=0.2, linewidth=0)
         else:
             axis.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot(x, smooth(y), color=colour, label=key)
+        low, high = series(lines, key + LOW), series(lines, key + HIGH)
+        if len(low.step) == len(high.step) == len(x):
+            axis.fill_between(x, low.value, high.value, color=colour, alpha=0.2, linewidth=0)
     if drawn:
         axis.legend(fontsize="small")
     else:
@@ -132,7 +140,7 @@ def bootstrap(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np
     return low, high
 
 
-def compare(runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SUCCESS, points: int = 100) -> Path:
+def compare(runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SCORE, points: int = 100) -> Path:
     """One curve a label: the IQM over its runs (seeds), with the 95 % bootstrap interval from two runs on.
 
     Args:
@@ -165,7 +173,7 @@ COLUMNS = ("step", "metric", "value", "seed", "hardware")
 Row = tuple[int, str, float, int, str]
 
 
-def benchmark_rows(run: Path, *, seed: int, hardware: str, metrics: Sequence[str] = (SUCCESS,)) -> list[Row]:
+def benchmark_rows(run: Path, *, seed: int, hardware: str, metrics: Sequence[str] = (SCORE,)) -> list[Row]:
     """Every finite value of the metrics of one run, for `write_csv`. Raises ValueError when a metric has none."""
     lines = read_metrics(run)
     rows: list[Row] = []

@@ -65,10 +65,10 @@ def run(overrides: list[str]) -> int:
     if state is None:
         dump_config(config, folder / "config.yaml")
         (folder / "versions.json").write_text(json.dumps(_versions(), indent=1))
-    resume = None if state is None else int(state["step"])
+    lines = {} if state is None else {"resume_step": int(state["step"]), "resume_lines": state["logger_lines"]}
     with (
         VectorEnv(task["name"], obs["name"], data["envs"], options=task["options"]) as envs,
-        Logger(folder, total=config["steps"], quiet=config["quiet"], resume_step=resume) as logger,
+        Logger(folder, total=config["steps"], quiet=config["quiet"], **lines) as logger,
     ):
         trainer = Trainer(config, folder, agent, envs, replay, demos, logger, state)
         for text in filter(None, (note, f"run: {folder}", replay.describe(), _resumed(trainer, state is not None))):

@@ -20,6 +20,7 @@ from agent.data import Replay
 from agent.logger import Logger
 from envs.episode import Episode
 from envs.vector import VectorEnv
+from models.world_model import Chunk
 
 NOT_IDENTITY = ("run", "steps", "minutes", "threads", "quiet", "eval", "save_seconds", "log_every", "device", "demos")
 
@@ -57,9 +58,11 @@ class Trainer:
         self._started = self._saved = time.monotonic()
         if state is None:
             self._first_fill()
+            self.counters["next_eval"] = 0 if self.online else config["eval"]["every"]  # what pre-training reached is worth seeing
         else:
             self._resume(state)
-        self._base_seconds = self.counters["seconds"]
+        self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
+        self._started_cpu = time.process_time()
 
     # ---- state ----
     def _first_fill(self) -> None:
@@ -79,7 +82,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint. Raises CheckpointError (the previous one is intact then)."""
-        self.counters["seconds"] = self.seconds
+        self.counters["seconds"], self.counters["cpu_seconds"] = self.seconds, self.cpu_seconds
         self.replay.flush()
         modules = {n: m.state_dict() for n in ("world", "reward", "policy") if (m := getattr(self.agent, n)) is not None}
         state = {
@@ -89,6 +92,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "counters": dict(self.counters),
             "scores": dict(self.scores),
+            "logger_lines": self.logger.lines,
             "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
         }
         checkpoint.save(self.run_dir / "checkpoint", state, fingerprint=fingerprint(self.config))
@@ -109,7 +113,12 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Training time, all resumes together."""
-        return self._base_seconds + time.monotonic() - self._started if hasattr(self, "_base_seconds") else 0.0
+        return self._base_seconds + time.monotonic() - self._started
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of the learner (all threads, without environment processes): comparable on a busy machine."""
+        return self._base_cpu + time.process_time() - self._started_cpu
 
     def _finished(self) -> bool:
         minutes = self.config["minutes"]
@@ -137,6 +146,7 @@ class Trainer:
         while not self.stop and self.counters[key] < stage["updates"]:
             self._update(frozenset(stage["parts"]), f"{stage['name']} {int(self.counters[key])}/{stage['updates']}")
             self.counters[key] += 1
+            self._save_if_due()
 
     def _learn(self) -> None:
         """The updates that the collected steps pay for (one, where no environment is stepped)."""
@@ -145,6 +155,7 @@ class Trainer:
         while not self.stop and self.counters["pending"] >= 1:
             self._update(FULL, "training")
             self.counters["pending"] -= 1
+            self._save_if_due()
 
     def _collect(self) -> None:
         """Whole episodes with the sampled policy; steps below ``seed_steps`` are not followed by updates."""
@@ -168,19 +179,16 @@ class Trainer:
             {"train/score": float(np.mean([t.score for t in traces])), "updates": self.counters["updates"], **self._counts()},
         )
 
+    def _costs(self) -> dict[str, float]:
+        return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
+
     def _counts(self) -> dict[str, float]:
         return {k: v for k, v in self.counters.items() if k.startswith("env_steps")} | {"env_steps/reward": 0.0}
 
     def _update(self, parts: frozenset[str], phase: str) -> None:
-        data = self.data
-        agent_rows = self.replay.sample(
-            data["batch"], data["length"], self.rng, expert_fraction=data["expert_fraction"] if self._has_online() else None,
-            from_start_prob=data["from_start"],
-        )
-        expert_rows = self.replay.sample(data["batch"], data["length"], self.rng, which="expert", from_start_prob=data["from_start"])
-        chunks = [to_device(rows, data["burn_in"], self.agent.device) for rows in (agent_rows, expert_rows)]
+        chunks = self._sample()
         self.agent.train()
-        metrics = self.agent.update(chunks[0], chunks[1], int(self.counters["updates"]), parts)
+        metrics = self.agent.update(*chunks, int(self.counters["updates"]), parts)
         self.agent.eval()
         self.counters["updates"] += 1
         for name, value in metrics.items():
@@ -189,9 +197,22 @@ class Trainer:
             self._log()
         shown = {"phase": phase} if self.step == 0 else {}
         self.logger.progress(self.step, updates=int(self.counters["updates"]), **shown, **self.scores)
+
+    def _save_if_due(self) -> None:
+        """Only between whole updates, with every counter up to date: a resumed run continues as if uninterrupted."""
         if time.monotonic() - self._saved > self.config["save_seconds"]:
-            # an exact resume must not depend on what the metric window held
             self.save()
+
+    def _sample(self) -> tuple[Chunk, Chunk]:
+        """An agent chunk and an expert chunk; one and the same where there are only demonstrations."""
+        data, device = self.data, self.agent.device
+        size, start = (data["batch"], data["length"], self.rng), data["from_start"]
+        expert = to_device(self.replay.sample(*size, which="expert", from_start_prob=start), data["burn_in"], device)
+        if not self.online:
+            return expert, expert
+        fraction = data["expert_fraction"] if self._has_online() else None
+        rows = self.replay.sample(*size, expert_fraction=fraction, from_start_prob=start)
+        return to_device(rows, data["burn_in"], device), expert
 
     def _has_online(self) -> bool:
         return self.replay.rows > self.replay.expert_rows
@@ -199,8 +220,7 @@ class Trainer:
     def _log(self) -> None:
         means = {f"train/{k}": float(torch.stack([v.float() for v in vs]).mean()) for k, vs in self._metrics.items()}
         self._metrics.clear()
-        extra = {"updates": self.counters["updates"], "minutes": self.seconds / 60, **self._counts()}
-        self.logger.scalars(self.step, means | extra)
+        self.logger.scalars(self.step, means | self._costs() | self._counts())
 
     # ---- looking ----
     def _evaluate(self) -> None:
@@ -215,7 +235,7 @@ class Trainer:
             self.counters["next_eval"] = self.step  # interrupted: do it again after the resume
             return
         self.scores["success"] = found["eval/score_mode"] / max(1, len(self.envs.subtasks))
-        self.logger.scalars(self.step, found | {"updates": self.counters["updates"], "minutes": self.seconds / 60})
+        self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
             f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  of {len(self.envs.subtasks)}"

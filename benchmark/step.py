@@ -10,7 +10,7 @@ import time
 import torch
 
 from agent.build import ConfigError, build_agent, pick_device
-from agent.config import load_config
+from agent.config import load_config, set_threads
 from models.world_model import Chunk
 
 
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))
     config, note = load_config([a for a in args if not a.startswith("updates=")])
     device = pick_device(config["device"])
+    set_threads(config["threads"])
     torch.manual_seed(0)
     agent = build_agent(config, 9, device)
     data = config["data"]

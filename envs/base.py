@@ -11,8 +11,8 @@ import numpy as np
 class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     """A gymnasium environment with a name, a horizon, a state that can be saved and restored, and pictures.
 
-    `reset` and `step` always give an info with "state" (d,) float32, "tasks_done" (len(subtasks),) float32 of 0 or 1 that
-    stay within an episode, "score" float, and "success" bool (all subtasks done). reset(options={"sim_state": state})
+    `reset` and `step` always give an info with "state" (d,) float32, "tasks_done" (len(subtasks),) float32 of 0 or 1,
+    latched in an episode, "score" float, and "success" bool (all subtasks done). reset(options={"sim_state": state})
     continues from a saved state. `truncated` is true from step `horizon` on. The reward serves evaluation only.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -85,11 +85,15 @@ class StackedMLP(nn.Module):
         return self.layers[-1](y).float().reshape(-1, *lead)
 
 
-class Encoder(nn.Module):
-    """Four stride-2 convolutions, 64 -> 31 -> 14 -> 6 -> 2 (algorithms 2.1): (n, 64, 64, C) in [-.5, .5] -> (n, 32 depth)."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
 
-    def __init__(self, depth: int, channels: int = 3) -> None:
+
+class Encoder(nn.Module):
+    """Four stride-2 convolutions, 64 -> 31 -> 14 -> 6 -> 2 (algorithms 2.1): (n, 64, 64, C) uint8 -> (n, 32 depth)."""
+
+    def __init__(self, depth: int, channels: int = 3, act: str = "elu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         for conv in self.convs:
@@ -99,18 +103,24 @@ class Encoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Channels-last frames to flat embeddings. The permuted view is already in channels_last memory: no copy."""
-        x = image.permute(0, 3, 1, 2)
+        """Channels-last frames to flat embeddings; x/255 - 0.5 before the first convolution (algorithms 1.6).
+
+        The permuted view is already in channels_last memory: no copy but the conversion to the type that products use.
+        """
+        kind = image.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        x = image.permute(0, 3, 1, 2).to(dtype).sub_(127.5).mul_(1 / 255)
         for conv in self.convs:
-            x = F.elu(conv(x))
+            x = self.act(conv(x))
         return x.flatten(1)
 
 
 class Decoder(nn.Module):
     """Linear, then four transposed convolutions 1 -> 5 -> 13 -> 30 -> 64 (algorithms 2.1): (n, F) -> (n, 64, 64, 3)."""
 
-    def __init__(self, n_in: int, depth: int, channels: int = 3) -> None:
+    def __init__(self, n_in: int, depth: int, channels: int = 3, act: str = "elu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         self.input = linear(n_in, 32 * depth)
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
         self.convs = nn.ModuleList(
@@ -124,10 +134,13 @@ class Decoder(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         """Mean of a unit-variance Gaussian over pixels in [-.5, .5]."""
-        x = self.input(feat)[..., None, None].contiguous(memory_format=torch.channels_last)
-        for conv in self.convs[:-1]:
-            x = F.elu(conv(x))
-        return self.convs[-1](x).permute(0, 2, 3, 1)
+        first = self.convs[0]
+        # On a 1x1 input a transposed convolution is one matrix product; as a convolution its backward pass is many times slower.
+        weight = first.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (5 * 5 * out, in)
+        x = F.linear(self.input(feat), weight, first.bias.repeat(25)).unflatten(-1, (5, 5, -1)).permute(0, 3, 1, 2)
+        for conv in self.convs[1:]:
+            x = conv(self.act(x))
+        return x.permute(0, 2, 3, 1)
 
 
 def random_shift(image: Tensor, pad: int) -> Tensor:

@@ -89,20 +89,21 @@ class PixelWorldModel(nn.Module):
         free_nats: float = 1.0,
         decode_rows: int = 0,
         shift: int = 0,
+        act: str = "elu",
         behaviour_scale: float = 0.0,
         behaviour_hidden: int = 200,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(depth)
+        self.encoder = Encoder(depth, act=act)
         self.rssm = RSSM(latent, deter=deter, hidden=hidden, members=members, embed=self.encoder.size, action=action)
         self.feat = latent.stoch + deter
-        self.decoder = Decoder(self.feat, depth)
+        self.decoder = Decoder(self.feat, depth, act=act)
         self.behaviour = MLP(self.feat, action, hidden=behaviour_hidden, layers=2) if behaviour_scale > 0 else None
         self.kl_scale, self.kl_balance, self.free_nats = kl_scale, kl_balance, free_nats
         self.decode_rows, self.shift, self.behaviour_scale = decode_rows, shift, behaviour_scale
 
     def embed(self, image: Tensor) -> Tensor:
-        """Scaled frames (B, T, 64, 64, 3) -> (B, T, E)."""
+        """uint8 frames (B, T, 64, 64, 3) -> (B, T, E)."""
         return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
 
     def decode(self, feat: Tensor) -> Tensor:
@@ -111,11 +112,11 @@ class PixelWorldModel(nn.Module):
 
     def observe(self, chunk: Chunk) -> Latent:
         """Posteriors (B, T) of a chunk, sampled, from zero initial states."""
-        return self.rssm.observe(self.embed(scale_image(chunk.obs)), chunk.action, chunk.is_first)
+        return self.rssm.observe(self.embed(chunk.obs), chunk.action, chunk.is_first)
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
         """Negative ELBO: unit-Gaussian image likelihood (summed over pixels, mean over B, T) + balanced KL."""
-        image = scale_image(random_shift(chunk.obs, self.shift))
+        image = random_shift(chunk.obs, self.shift)
         z = self.rssm.observe(self.embed(image), chunk.action, chunk.is_first)
         b, t = chunk.action.shape[:2]
         member = torch.randint(self.rssm.members, (t,), device=z.deter.device)
@@ -126,7 +127,7 @@ class PixelWorldModel(nn.Module):
             rows = torch.rand(b, t, device=feat.device).argsort(1)[:, : self.decode_rows]
             pick = torch.arange(b, device=feat.device)[:, None]
             feat, target = feat[pick, rows], image[pick, rows]
-        error = (self.decode(feat) - target).square().flatten(2).sum(-1).mean()
+        error = (self.decode(feat) - scale_image(target)).square().flatten(2).sum(-1).mean()
         losses = Losses(image=0.5 * error, kl=self.kl_scale * kl)
         metrics = {"image_error": error.detach(), "kl": kl_value}
         if self.behaviour is not None:
@@ -145,7 +146,7 @@ class PixelWorldModel(nn.Module):
 
     def filter(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Latent, *, sample: bool = True) -> tuple[Latent, Latent]:
         """One posterior step: obs (n, 64, 64, 3) uint8, the action that led to it (n, A), is_first (n,)."""
-        z = self.rssm.filter(self.encoder(scale_image(obs)), action, is_first, carry, sample=sample)
+        z = self.rssm.filter(self.encoder(obs), action, is_first, carry, sample=sample)
         return z, z
 
     def step(self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False) -> tuple[Latent, HeadStats | None]:
@@ -170,10 +171,10 @@ class FrameStack(nn.Module):
     can_imagine = False
     learns = "policy"
 
-    def __init__(self, *, action: int, depth: int, frames: int = 3, size: int = 256, shift: int = 4) -> None:
+    def __init__(self, *, action: int, depth: int, frames: int = 3, size: int = 256, shift: int = 4, act: str = "elu") -> None:
         super().__init__()
         self.frames, self.shift = frames, shift
-        self.encoder = Encoder(depth, 3 * frames)
+        self.encoder = Encoder(depth, 3 * frames, act)
         self.project = nn.Sequential(nn.Linear(self.encoder.size, size), nn.LayerNorm(size), nn.Tanh())
         self.feat = size
 
@@ -190,7 +191,7 @@ class FrameStack(nn.Module):
         back = [torch.maximum(rows - k, start) for k in reversed(range(self.frames))]
         pick = torch.arange(b, device=obs.device)[:, None]
         stacked = torch.cat([obs[pick, r] for r in back], -1)
-        return self._latent(scale_image(stacked.flatten(0, 1))).map(lambda x: x.unflatten(0, (b, t)))
+        return self._latent(stacked.flatten(0, 1)).map(lambda x: x.unflatten(0, (b, t)))
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
         """Nothing to fit without a policy: no terms."""
@@ -205,7 +206,7 @@ class FrameStack(nn.Module):
         shifted = torch.cat([carry[:, 1:], obs[:, None]], 1)
         carry = torch.where(is_first[:, None, None, None, None], obs[:, None].expand_as(shifted), shifted)
         stacked = carry.permute(0, 2, 3, 1, 4).flatten(3)
-        return self._latent(scale_image(stacked)), carry
+        return self._latent(stacked), carry
 
     def step(self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False) -> tuple[Latent, HeadStats | None]:
         """Not available."""

@@ -5,21 +5,28 @@ from demos.experts.arm import Arm, rotation_error, tool_rotation, JOINTS
 from demos.experts.kitchen_legs import Kitchen, Leg, legs, OPEN
 
 LOOK = 0.05
+ROT = 3.0
+PG=1.0
+L_=np.array([-1.2,-.95,1.6,-1.9,-.05,1.3,1.1])
+REF={'leave the kettle':L_,'switch the light on':L_}
 class KitchenExpert:
     def __init__(self, seed=0, verbose=False):
         self.rng=np.random.default_rng(seed); self.verbose=verbose
     def reset(self, env):
         sim=env.unwrapped
         self.arm=Arm(sim.model); self.kitchen=Kitchen(sim.model)
-        self.legs=legs(self.kitchen,sim.data.qpos,self.rng)
+        self.legs=legs(self.kitchen,self.rng)
         self.i=0; self.t=0; self.log=[]
         self.ref=None
         self.pace=self.rng.uniform(.9,1.1)
         self._enter(sim)
-    def _enter(self,sim):
+    def _enter(self,sim,back=False):
         q=sim.data.qpos[:JOINTS]; p,R=self.arm.place(q)
         leg=self.legs[self.i]
-        self.pts=np.array([p]+[x[0] for x in leg.points]); self.Rs=[R]+[tool_rotation(x[1],x[2]) for x in leg.points]
+        way=leg.points(sim.data.qpos)
+        pts=[p]; Rs=[R]
+        if back: pts.append(p-.14*R[:,2]); Rs.append(R)
+        self.pts=np.array(pts+[x[0] for x in way]); self.Rs=Rs+[tool_rotation(x[1],x[2]) for x in way]
         self.s=0.; self.cum=np.r_[0,np.cumsum(np.linalg.norm(np.diff(self.pts,axis=0),axis=1))]; self.wait=0
         self.log.append((self.t,leg.name))
         if self.verbose: print(self.t,leg.name,"tip",p.round(3),"door %.2f kettle %s light %.2f slide %.2f"%(sim.data.qpos[22],sim.data.qpos[23:26].round(2),sim.data.qpos[17],sim.data.qpos[19]))
@@ -43,15 +50,15 @@ class KitchenExpert:
             if leg.done(qpos): adv=1
             else:
                 self.wait+=self.cum[-1]-self.s<.02
-                if self.wait>8: adv=-leg.retry
+                if self.wait>8: adv=1 if leg.enough(qpos) else -1
         elif over: adv=1
         if adv is not None:
-            if self.i+adv<len(self.legs): self.i+=adv; self._enter(sim); leg=self.legs[self.i]
+            if self.i+adv<len(self.legs): self.i+=adv; self._enter(sim,adv<0); leg=self.legs[self.i]
         tp,tR=self.at(self.s+LOOK)
         e=tp-p; n=np.linalg.norm(e)
         v=e/max(n,LOOK)*leg.speed*self.pace
-        w=rotation_error(tR,R)*2.0; wn=np.linalg.norm(w); w*=min(1,.8/max(wn,1e-9))
-        posture=np.zeros(7) if self.ref is None else self.ref
+        w=rotation_error(tR,R)*ROT; wn=np.linalg.norm(w); w*=min(1,.8/max(wn,1e-9))
+        posture=PG*(REF.get(leg.name,q)-q)
         dq=self.arm.joint_velocity(q,v,w,posture)
         a=np.r_[np.clip(self.arm.action(q,dq),-.95,.95),leg.fingers,leg.fingers]
         self.t+=1

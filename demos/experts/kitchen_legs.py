@@ -21,19 +21,19 @@ class Leg:
 
     Attributes:
         name: for messages.
-        points: poses to pass, in order (the way begins wherever the tool is).
+        points: of qpos (30,) when the leg begins, gives the poses to pass (the way begins wherever the tool is).
         speed: m/s along the way.
         fingers: action of both fingers.
-        done: of qpos (30,), true once the leg has done its work; None: the leg ends where its way ends.
-        retry: how many legs to go back if the way ends and the work is not done.
+        done: of qpos, true once the leg has more than done its work and ends; None: it ends where its way ends.
+        enough: of qpos, whether a way that has ended may be left; if not, go back to the leg before, and try again.
     """
 
     name: str
-    points: tuple[Point, ...]
+    points: Callable[[np.ndarray], list[Point]]
     speed: float
     fingers: float
     done: Callable[[np.ndarray], bool] | None = None
-    retry: int = 0
+    enough: Callable[[np.ndarray], bool] = lambda qpos: True
 
 
 class Kitchen:
@@ -60,96 +60,52 @@ def pointing(yaw: float, pitch: float) -> np.ndarray:
     turn, rise = np.radians([yaw, pitch])
     return np.array([-np.sin(turn) * np.cos(rise), np.cos(turn) * np.cos(rise), np.sin(rise)])
 
+P = dict(h=.12, kp=-40, kdx=-.045, kspeed=.25, myaw=40, mdeep=.015, mspeed=.3, mh=.08, maside=.045, ly=0.005, lz=-.022, lyaw=0, lp=-60, lspeed=.35)
 
-def legs(kitchen: Kitchen, qpos: np.ndarray, rng: np.random.Generator, spread: float = 0.008) -> list[Leg]:
-    """Lay out the way through the four tasks.
+def legs(kitchen: Kitchen, rng: np.random.Generator, spread: float = 0.008) -> list[Leg]:
+    jit = {}
+    def near(key, point, amount: float = 1.0) -> np.ndarray:
+        return np.asarray(point) + amount*jit.setdefault(key, np.clip(rng.normal(0.0, spread, 3), -2 * spread, 2 * spread))
 
-    Args:
-        kitchen: the objects' places.
-        qpos: (30,) joint positions; the kettle is approached where it stands.
-        rng: source of the differences between episodes.
-        spread: standard deviation in metres of points in free space; half as much at the objects.
-    """
-    def near(point: np.ndarray, amount: float = 1.0) -> np.ndarray:
-        return point + np.clip(rng.normal(0.0, spread * amount, 3), -2 * spread, 2 * spread)
-
-    def grip(angle: float, back: float, yaw: float, pitch: float, height: float, aside: float = 0.0) -> Point:
+    height = P["mh"] + rng.uniform(-0.01, 0.01)
+    def grip(angle: float, back: float, yaw: float, pitch: float, aside: float = 0.0) -> Point:
         opening = np.array([np.cos(np.radians(yaw)), np.sin(np.radians(yaw)), 0.0])
         point = kitchen.door_handle(angle) - back * pointing(yaw, pitch) - aside * opening
         return point + np.array([0.0, 0.0, height]), yaw, pitch
 
-    height = 0.08 + rng.uniform(-0.01, 0.01)
-    kettle = qpos[KETTLE]
-    low = kettle[2] + 0.12
+    Y=P["myaw"]
+    def reach(q):
+        a=q[DOOR]
+        return [(near("reach", grip(a,.14,Y-3,-38)[0]), Y-5, -35), grip(a, -P["mdeep"], Y, -40)]
+    def pull(q):
+        a0=q[DOOR]
+        return [grip(a, -P["mdeep"], Y+2, max(-40, min(-25, -40 - 25*a)), P["maside"]) for a in np.arange(min(-.1,a0-.1), -1.2, -.1)]
+    def letgo(q):
+        return [grip(min(q[DOOR],-.8), 0.16, 40, -25), (near("letgo", np.array([-0.38, 0.04, 1.84])), 12, -28)]
+    def behind(q):
+        k=q[KETTLE]; return [(near("behind", np.array([k[0] +P["kdx"], 0.14, k[2]+P["h"]]), 0.5), 0, P["kp"])]
+    def push(q):
+        k=q[KETTLE]; z=k[2]+P["h"]
+        return [(np.array([k[0] +P["kdx"], 0.30, z]), 0, P["kp"]), (np.array([KETTLE_GOAL[0]+P["kdx"], KETTLE_GOAL[1] - 0.09, z]), 0, P["kp"])]
     return [
-        Leg(
-            "reach for the microwave",
-            (
-                (near(kitchen.door_handle(0.0) - 0.14 * pointing(38, -38) + [0, 0, height]), 35, -35),
-                grip(0.0, 0.0, 40, -40, height),
-            ),
-            0.25,
-            OPEN,
-        ),
-        Leg(
-            "open the microwave",
-            tuple(grip(angle, 0.0, 42, pitch, height, 0.045) for angle, pitch in ((-0.05, -40), (-0.3, -35), (-0.6, -30), (-0.9, -25), (-1.15, -25))),
-            0.2,
-            OPEN,
-            lambda q: bool(q[DOOR] < -0.95),
-            1,
-        ),
-        Leg(
-            "let go of the microwave",
-            (grip(-1.0, 0.16, 40, -25, height), (near(np.array([-0.38, 0.04, 1.84])), 12, -28)),
-            0.3,
-            OPEN,
-        ),
-        Leg("get behind the kettle", ((near(np.array([kettle[0] - 0.045, 0.14, low]), 0.5), 0, -40),), 0.25, OPEN),
-        Leg(
-            "push the kettle",
-            (
-                (np.array([kettle[0] - 0.045, 0.30, low]), 0, -40),
-                (np.array([KETTLE_GOAL[0] - 0.05, KETTLE_GOAL[1] - 0.10, low]), 0, -40),
-            ),
-            0.2,
-            OPEN,
-            lambda q: bool(q[KETTLE][1] > KETTLE_GOAL[1] - 0.04),
-            1,
-        ),
-        Leg(
-            "leave the kettle",
-            (
-                (near(np.array([-0.24, 0.46, 1.85])), 0, -15),
-                (near(np.array([-0.24, 0.44, 2.15])), 0, 0),
-                (near(kitchen.switch + [0.11, -0.03, 0.0], 0.5), 0, 10),
-            ),
-            0.3,
-            CLOSED,
-        ),
-        Leg(
-            "switch the light on",
-            ((near(kitchen.switch + [-0.13, -0.02, 0.0], 0.5), 0, 10),),
-            0.2,
-            CLOSED,
-            lambda q: bool(q[LIGHT] < -0.66),
-            1,
-        ),
-        Leg(
-            "reach for the cabinet",
-            (
-                (near(kitchen.switch + [-0.11, -0.13, 0.12]), 0, 20),
-                (near(kitchen.slider + [-0.13, -0.01, -0.07], 0.5), -5, 28),
-            ),
-            0.3,
-            CLOSED,
-        ),
-        Leg(
-            "slide the cabinet",
-            ((near(kitchen.slider + [0.22, -0.01, -0.07], 0.5), -30, 20),),
-            0.2,
-            CLOSED,
-            lambda q: bool(q[SLIDE] > 0.2),
-            1,
-        ),
+        Leg("reach for the microwave", reach, 0.25, OPEN),
+        Leg("open the microwave", pull, P["mspeed"], OPEN, lambda q: bool(q[DOOR] < -0.92), lambda q: bool(q[DOOR]<-.65)),
+        Leg("let go of the microwave", letgo, 0.3, OPEN),
+        Leg("get behind the kettle", behind, 0.25, OPEN),
+        Leg("push the kettle", push, P["kspeed"], OPEN, lambda q: bool(q[KETTLE][1] > KETTLE_GOAL[1] - 0.04), lambda q: bool(q[KETTLE][1]>.63)),
+        Leg("leave the kettle",
+            lambda q: [
+                (near("lk1", np.array([-0.26, 0.44, 1.90])), 0, -40),
+                (near("lk2", np.array([-0.25, 0.44, 2.18])), P["lyaw"]/2, (P["lp"]-40)/2),
+                (near("lk3", kitchen.switch + [0.075, P["ly"]-.05, P["lz"]], 0.5), P["lyaw"], P["lp"]),
+            ], 0.3, CLOSED),
+        Leg("switch the light on", lambda q: [(near("l", kitchen.switch + [x, P["ly"]+y, P["lz"]], 0.5), P["lyaw"], P["lp"]) for x,y in ((.025,0),(-.05,0),(-.13,-.01))],
+            P["lspeed"], CLOSED, lambda q: bool(q[LIGHT] < -0.66), lambda q: bool(q[LIGHT] < -0.5)),
+        Leg("reach for the cabinet",
+            lambda q: [
+                (near("s1", kitchen.switch + [-0.11, -0.13, 0.12]), 0, -35),
+                (near("s2", kitchen.slider + [-0.13, 0.01, -0.05], 0.5), -5, -30),
+            ], 0.3, CLOSED),
+        Leg("slide the cabinet", lambda q: [(near("s3", kitchen.slider + [0.25, 0.01, -0.05], 0.5), -20, -30)],
+            0.25, CLOSED, lambda q: bool(q[SLIDE] > 0.24), lambda q: bool(q[SLIDE] > 0.15)),
     ]

@@ -75,6 +75,20 @@ def test_resume_drops_what_will_be_done_again(run_dir: Path) -> None:
     assert not list(run_dir.glob("*.tmp"))
 
 
+def test_resume_by_lines_is_exact_where_many_lines_have_one_step(run_dir: Path) -> None:
+    with logger(run_dir) as log:
+        log.scalars(0, {"a": 1})
+        log.scalars(0, {"a": 2})
+        at_checkpoint = log.lines
+        log.scalars(0, {"a": 3})
+        log.scalars(7, {"a": 4})
+    with logger(run_dir, resume_step=0, resume_lines=at_checkpoint) as log:
+        assert log.lines == at_checkpoint == 2
+        log.scalars(0, {"a": -3})
+        assert log.lines == 3
+    assert [line["a"] for line in read_metrics(run_dir)] == [1, 2, -3]
+
+
 def test_a_new_run_in_an_old_folder_sets_the_old_metrics_aside(run_dir: Path) -> None:
     with logger(run_dir) as log:
         log.scalars(10, {"a": 1})
@@ -93,7 +107,10 @@ def test_damage_in_the_middle_is_named(run_dir: Path) -> None:
         read_metrics(run_dir)
 
 
-def test_a_full_disk_costs_lines_but_not_the_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_full_disk_costs_lines_but_not_the_run(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], flushed: bool
+) -> None:
     log = logger(run_dir)
     log.scalars(1, {"a": 1})
     real = log._file
@@ -106,7 +123,8 @@ def test_a_full_disk_costs_lines_but_not_the_run(run_dir: Path, capsys: pytest.C
 
         def write(self, text: str) -> None:
             real.write(text[:5])
-            real.flush()
+            if flushed:
+                real.flush()
             raise OSError(errno.ENOSPC, "No space left on device")
 
         def close(self) -> None:
@@ -129,6 +147,8 @@ def test_tensorboard_has_the_same_numbers_and_forgets_what_is_redone(run_dir: Pa
         for step in (10, 20, 30):
             log.scalars(step, {"a": float(step)})
         log.image("pictures/x", 30, np.zeros((4, 5, 3), np.uint8))
+    for path in (run_dir / "tensorboard").iterdir():  # files are read in the order of the seconds in their names
+        path.rename(path.with_name("events.out.tfevents.1000000000.host.1.0"))
     with logger(run_dir, resume_step=20) as log:
         log.scalars(25, {"a": 25.0})
     events = EventAccumulator(str(run_dir / "tensorboard"))
@@ -162,6 +182,16 @@ def test_plain_lines_every_half_minute(run_dir: Path) -> None:
     ]
 
 
+def test_the_phase_is_shown_only_while_it_is_named(run_dir: Path) -> None:
+    clock, stream = Clock(), io.StringIO()
+    log = logger(run_dir, quiet=False, clock=clock, stream=stream, every=1)
+    for second, phase in ((1, "evaluating"), (2, "")):
+        clock.now = float(second)
+        log.progress(0, success=0.5, **({"phase": phase} if phase else {}))
+    first, second_line = stream.getvalue().splitlines()
+    assert "evaluating" in first and "evaluating" not in second_line and "success 0.50" in second_line
+
+
 def test_rates_follow_the_last_half_minute_and_start_at_the_resumed_step(run_dir: Path) -> None:
     clock, stream = Clock(), io.StringIO()
     log = logger(run_dir, total=10_000, quiet=False, clock=clock, stream=stream, resume_step=5000, every=60)
@@ -190,6 +220,12 @@ def test_the_bar_shows_counts_times_rates_and_success(run_dir: Path) -> None:
         "a note [with] brackets",
     ):
         assert part in text
+
+
+def test_the_bar_of_a_resumed_run_starts_where_it_stopped(run_dir: Path) -> None:
+    stream = Terminal()
+    logger(run_dir, total=1000, quiet=False, stream=stream, resume_step=500).close()
+    assert "500/1000" in stream.getvalue()
 
 
 def test_notes_are_printed_and_kept(run_dir: Path) -> None:

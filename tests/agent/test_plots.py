@@ -27,11 +27,14 @@ def full_run(run: Path, scale: float = 1.0) -> Path:
     """A run with every metric that the figures know."""
     lines = []
     for step in range(0, 1000, 50):
-        lines.append({"step": step, "loss/model": 1e4 - step, "loss/reward": 1.0, "diag/disc_gap": 1 - step / 1000})
+        lines.append(
+            {"step": step, "loss/model": 1e4 - step, "train/loss/reward": 1.0, "diag/disc_gap": 1 - step / 1000}
+        )
         lines.append({"step": step, "diag/u_model": 0.2, "diag/u_data": None, "diag/return_gap": 4 - step / 250})
         success = scale * step / 1000
-        band = {"eval/success_low": success - 0.1, "eval/success_high": success + 0.1}
-        lines.append({"step": step, "eval/success": success, "eval/mode/success": success / 2} | band)
+        band = {"eval/success_mode_low": success - 0.1, "eval/success_mode_high": success + 0.1}
+        lines.append({"step": step, "eval/success_mode": success, "eval/success_sampled": success / 2} | band)
+        lines.append({"step": step, "eval/score_mode": 4 * success, "train/score": success})
     return write_run(run, lines)
 
 
@@ -70,12 +73,23 @@ def test_curves_show_success_with_its_band_losses_gap_and_disagreement(tmp_path:
     assert plots.curves(run) == run / "curves.png"
     assert Image.open(run / "curves.png").size[0] > 600
     assert labels(figures[0]) == [
-        ["eval/mode/success", "eval/success"],
-        ["loss/model", "loss/reward"],
+        ["eval/success_mode", "eval/success_sampled"],
+        ["eval/score_mode", "train/score"],
+        ["loss/model", "train/loss/reward"],
         ["diag/disc_gap"],
         ["diag/u_model"],  # the other one is null throughout
+        ["diag/return_gap"],
     ]
-    assert len(figures[0].axes[0].collections) == 1, "one interval band: only eval/success has bounds"
+    assert len(figures[0].axes[0].collections) == 1, "one interval band: only eval/success_mode has bounds"
+
+
+def test_long_curves_are_smoothed_and_short_ones_are_not(tmp_path: Path, figures: list[Figure]) -> None:
+    for n in (50, 51):
+        run = write_run(tmp_path / str(n), [{"step": i, "diag/disc_gap": float(i % 2)} for i in range(n)])
+        plots.theorem2(run)
+    short, long = (figure.axes[0].lines for figure in figures)
+    assert len(short) == 1 and set(np.asarray(short[0].get_ydata())) == {0.0, 1.0}
+    assert len(long) == 2 and 0.4 < np.asarray(long[1].get_ydata())[-1] < 0.6
 
 
 def test_theorem2_has_three_panels_and_says_what_is_missing(tmp_path: Path, figures: list[Figure]) -> None:
@@ -85,7 +99,7 @@ def test_theorem2_has_three_panels_and_says_what_is_missing(tmp_path: Path, figu
     assert plots.theorem2(bare).exists() and plots.curves(bare).exists()
     notes = [axis.texts[0].get_text() for axis in figures[1].axes]
     assert notes == ["not logged: " + k for k in ("diag/disc_gap", "diag/u_model, diag/u_data", "diag/return_gap")]
-    assert labels(figures[2])[1] == ["loss/model"]
+    assert labels(figures[2])[2] == ["loss/model"]
 
 
 def test_iqm_is_the_mean_of_the_middle_half() -> None:
@@ -103,7 +117,7 @@ def test_compare_joins_seeds_under_one_label(tmp_path: Path, figures: list[Figur
     assert Image.open(out).size[0] > 300
     assert labels(figures[0]) == [["cmil (2)", "bc (1)"]]
     lines = figures[0].axes[0].lines
-    assert lines[0].get_ydata()[-1] == pytest.approx(0.75 * 0.95)  # type: ignore[index]
+    assert lines[0].get_ydata()[-1] == pytest.approx(4 * 0.75 * 0.95)  # type: ignore[index]
     assert len(figures[0].axes[0].collections) == 1, "no interval from a single run"
     with pytest.raises(ValueError, match="other: no values of eval/nothing"):
         plots.compare({"bc": [one]}, out, metric="eval/nothing")
@@ -112,17 +126,17 @@ def test_compare_joins_seeds_under_one_label(tmp_path: Path, figures: list[Figur
 def test_benchmark_table_replaces_the_same_seed_and_keeps_the_others(tmp_path: Path) -> None:
     path = tmp_path / "cmil" / "kitchen-pixels.csv"
     run = write_run(
-        tmp_path / "run", [{"step": 5, "eval/success": 0.1}, {"step": 10, "eval/success": 0.30000000000000004}]
+        tmp_path / "run", [{"step": 5, "eval/score_mode": 0.1}, {"step": 10, "eval/score_mode": 0.30000000000000004}]
     )
     rows = plots.benchmark_rows(run, seed=1, hardware="2 cores, no GPU")
     plots.write_csv(path, rows)
     assert path.read_text().splitlines()[:2] == [
         "step,metric,value,seed,hardware",
-        '5,eval/success,0.1,1,"2 cores, no GPU"',
+        '5,eval/score_mode,0.1,1,"2 cores, no GPU"',
     ]
-    other: list[Row] = [(7, "eval/success", 0.5, 0, "H200")]
+    other: list[Row] = [(7, "eval/score_mode", 0.5, 0, "H200")]
     plots.write_csv(path, other)
-    newer: list[Row] = [(20, "eval/success", 0.9, 1, "2 cores, no GPU")]
+    newer: list[Row] = [(20, "eval/score_mode", 0.9, 1, "2 cores, no GPU")]
     plots.write_csv(path, newer)
     assert plots.read_csv(path) == newer + other
     plots.write_csv(path, rows)
