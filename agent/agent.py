@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +31,17 @@ FULL = frozenset({"world", "reward", "policy"})
 
 @dataclass(frozen=True)
 class UpdateOptions:
-    """horizon: H; joint_batch: fit the model on agent and expert chunks together; bf16: autocast; starts' posteriors and actions."""
+    """Options of one update.
+
+    horizon: H. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema: decay of the averaged
+    weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so that one update
+    more or less decides between hooking a handle and missing it in *every* episode; averaging removes that lottery.
+    """
 
     horizon: int
     joint_batch: bool
     bf16: bool
+    ema: float = 0.0
 
 
 def _join(a: Chunk, b: Chunk) -> Chunk:
@@ -56,6 +65,9 @@ class Agent(nn.Module):
         super().__init__()
         self.world, self.reward, self.policy = world, reward, policy
         self.starts, self.penalty, self.options = starts, penalty, options
+        self.slow = copy.deepcopy(nn.ModuleDict({"world": world, "actor": policy.actor})) if options.ema > 0 else None
+        if self.slow is not None:
+            self.slow.requires_grad_(False)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
         if reward is not None:
             groups["reward"] = list(reward.parameters())
@@ -81,8 +93,9 @@ class Agent(nn.Module):
         ``mode``: the policy's most likely action on the posterior mean, else samples (plus N(0, noise^2), V-MAIL's exploration).
         """
         tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
-        z, carry = self.world.filter(*tensors, carry, sample=not mode)
-        dist = self.policy.actor(z.feat)
+        world, actor = (self.world, self.policy.actor) if self.slow is None else (self.slow["world"], self.slow["actor"])
+        z, carry = world.filter(*tensors, carry, sample=not mode)
+        dist = actor(z.feat)
         chosen = dist.mode() if mode else dist.rsample()
         if noise > 0 and not mode:
             chosen = chosen + noise * torch.randn_like(chosen)
@@ -94,8 +107,18 @@ class Agent(nn.Module):
 
         parts: "world", "reward", "policy", or "clone" instead of "policy" for the BC term alone.
         """
-        with self.autocast():
-            own, demo, metrics = self._fit_world(agent_chunk, expert_chunk, "world" in parts)
+        metrics = self.gradient_step(agent_chunk, expert_chunk, parts)
+        self.after_step(index)
+        return metrics
+
+    def after_step(self, index: int) -> None:
+        """Step 6, target critics, and the averaged weights: everything of an update that depends on its number."""
+        self.policy.after_update(index)
+        self.average(index)
+
+    def gradient_step(self, agent_chunk: Chunk, expert_chunk: Chunk, parts: frozenset[str]) -> dict[str, Tensor]:
+        """Steps 1-5: fixed shapes, no branch on data, no synchronisation, so that ``graph.GraphedUpdate`` can capture it."""
+        own, demo, metrics = self._fit_world(agent_chunk, expert_chunk, "world" in parts)
         if "policy" not in parts and "clone" not in parts:
             return metrics
         with self.autocast():
@@ -103,26 +126,37 @@ class Agent(nn.Module):
             if "policy" not in parts or self.policy.wants == "pairs":
                 losses, found = self.policy.clone(PolicyBatch(clone))
             else:
-                losses, found = self._imagined_losses(own, demo, clone, agent_chunk, index)
+                losses, found = self._imagined_losses(own, demo, clone, agent_chunk)
             metrics |= found
-        # every loss above was computed at the same weights; only now do the optimisers move (discriminator, actor, critics)
+        losses = {name: loss for name, loss in losses.items() if name != "reward" or "reward" in parts}
+        # every loss and every gradient belongs to the same weights; only then do the optimisers move
         for name, loss in losses.items():
-            if name != "reward" or "reward" in parts:
-                metrics[f"grad/{name}"] = self.optimisers[name].step(loss.total)
-                metrics |= {f"loss/{name}_{term}": value.detach() for term, value in loss.items()}
-        self.policy.after_update(index)
+            self.optimisers[name].differentiate(loss.total)
+            metrics |= {f"loss/{name}_{term}": value.detach() for term, value in loss.items()}
+        for name in losses:
+            metrics[f"grad/{name}"] = self.optimisers[name].apply()
         return metrics
+
+    @torch.no_grad()
+    def average(self, index: int) -> None:
+        """Move the acting weights towards the newest ones; shorter memory in the first updates."""
+        if self.slow is None:
+            return
+        decay = min(self.options.ema, (1 + index) / (10 + index))
+        newest = [*self.world.parameters(), *self.policy.actor.parameters()]
+        torch._foreach_lerp_([*self.slow.parameters()], newest, 1 - decay)
 
     def _fit_world(self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool) -> tuple[Latent, Latent, dict[str, Tensor]]:
         """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks (which may be one)."""
         same = expert_chunk is agent_chunk
         if self.world.learns == "policy" or not fit:
             # the policy's loss differentiates through the features of a model that it trains
-            with torch.set_grad_enabled(self.world.learns == "policy"):
+            with self.autocast(), torch.set_grad_enabled(self.world.learns == "policy"):
                 demo = self.world.observe(expert_chunk)
                 return demo if same else self.world.observe(agent_chunk), demo, {}
         joint = self.options.joint_batch and not same
-        losses, z, metrics = self.world.loss(_join(agent_chunk, expert_chunk) if joint else agent_chunk)
+        with self.autocast():
+            losses, z, metrics = self.world.loss(_join(agent_chunk, expert_chunk) if joint else agent_chunk)
         metrics["grad/world"] = self.optimisers["world"].step(losses.total)
         metrics |= {f"loss/world_{term}": value.detach() for term, value in losses.items()}
         z = z.detach()
@@ -131,7 +165,7 @@ class Agent(nn.Module):
             return z[:n], z[n:], metrics
         if same:
             return z, z, metrics
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():  # a new context: within one, autocast would reuse its copies of the old weights
             return z, self.world.observe(expert_chunk), metrics
 
     def _clone_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
@@ -139,7 +173,7 @@ class Agent(nn.Module):
         return ClonePairs(state.flatten(0, 1), action.flatten(0, 1), pair_weight(chunk).flatten())
 
     def _imagined_losses(
-        self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, index: int
+        self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk
     ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Steps 3 and 4: imagine from the starts, then all losses at the same weights."""
         assert self.reward is not None and isinstance(self.policy, BackpropPolicy)
@@ -154,7 +188,7 @@ class Agent(nn.Module):
         x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
         reward_loss, metrics = reward_net.loss(x_expert, x.flatten(0, 1), clone.weight, alive)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
-        losses, found = self.policy.losses(batch, index)
+        losses, found = self.policy.losses(batch)
         metrics |= found | self._diagnostics(rollout, clone, learned)
         return {"reward": reward_loss, **losses}, metrics
 

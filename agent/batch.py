@@ -10,11 +10,14 @@ from models.world_model import Chunk
 
 
 def to_device(rows: Rows, burn_in: int, device: torch.device) -> Chunk:
-    """Sampled numpy rows -> tensors. ``valid``: the row has ``burn_in`` rows of history in its chunk, or all there is."""
+    """Sampled numpy rows -> tensors. ``valid``: the row has ``burn_in`` rows of history in its chunk, or all there is.
+
+    What continues a short episode may begin in the middle of another one, so that history counts from the last restart;
+    only of a chunk's first piece is it known whether it begins where its episode does.
+    """
     t = np.arange(rows.action.shape[1])
-    restarted = np.cumsum(rows.is_first[:, 1:], 1, dtype=bool)
-    restarted = np.concatenate([np.zeros_like(restarted[:, :1]), restarted], 1)
-    valid = (t >= burn_in)[None] | (rows.offset == 0)[:, None] | restarted
+    start = np.maximum.accumulate(np.where(rows.is_first, t, 0), 1)
+    valid = (t - start >= burn_in) | ((start == 0) & (rows.offset == 0)[:, None])
     arrays = (rows.obs, rows.action, rows.is_first, rows.is_last, rows.is_terminal, rows.expert, valid)
     tensors = (torch.from_numpy(a) for a in arrays)
     if device.type == "cuda":

@@ -30,6 +30,7 @@ import torch
 from safetensors import SafetensorError
 
 FORMAT = 1
+MODULES = ("world", "reward", "policy", "slow")  # attributes of the agent that are saved, where it has them
 _ARRAY = "__array__"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from agent.agent import Agent
+from envs.errors import EnvError
 from envs.vector import VectorEnv
 
 
@@ -66,7 +67,12 @@ def run_episodes(
     for begin in range(0, len(seeds), n):
         group = list(seeds[begin : begin + n])
         padded = group + [group[-1]] * (n - len(group))  # idle environments repeat the last seed and are ignored
-        traces += _run_group(agent, envs, padded, mode, noise, should_stop, on_step)[: len(group)]
+        try:
+            traces += _run_group(agent, envs, padded, mode, noise, should_stop, on_step)[: len(group)]
+        except EnvError as error:
+            if should_stop():  # Ctrl-C and the end of a job reach the environments' processes as well
+                raise Interrupted from error
+            raise
     return traces
 
 

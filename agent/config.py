@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,33 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from agent.build import ConfigError, pick_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_PATHS = ("run", "init", "demos")
+# Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
+_LEAST = {
+    "seed": 0,
+    "n_demos": 1,
+    "log_every": 1,
+    "eval.every": 1,
+    "eval.episodes": 1,
+    "eval.seed": 0,
+    "data.batch": 1,
+    "data.length": 3,
+    "data.envs": 1,
+    "data.episodes_per_cycle": 0,
+    "data.updates_per_step": 0,
+    "data.burn_in": 0,
+    "policy.horizon": 2,
+}
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 
 
@@ -37,6 +57,36 @@ def _keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
 def _nearest(word: str, choices: Sequence[str]) -> str:
     close = difflib.get_close_matches(word, choices, 1, 0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _quoted(override: str) -> str:
+    """Paths are taken as they are: no comma, bracket or equals sign in them means anything."""
+    key, value = override.split("=", 1)
+    if key not in _PATHS or value in ("", "null") or value[0] in "'\"":
+        return override
+    # a backslash means itself, except before a quote
+    value = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{value}'"
+
+
+def _check_value(key: str, value: Any, default: Any) -> None:
+    """Raise ConfigError unless ``value`` is of the kind that the key holds by default (null: a number, or none)."""
+
+    def number(x: Any) -> bool:
+        return isinstance(x, int | float) and not isinstance(x, bool)
+
+    numeric = number(default) or (default is None and value is not None and key not in _PATHS)
+    kinds: dict[str, bool] = {
+        "true or false": isinstance(default, bool) and not isinstance(value, bool),
+        "a number": numeric and not number(value),
+        "a whole number": isinstance(default, int) and isinstance(value, float) and not value.is_integer(),
+        "a word": isinstance(default, str) and not isinstance(value, str),
+        "a list": isinstance(default, list) and not isinstance(value, list),
+        "several keys; set one of them": isinstance(default, dict) and not isinstance(value, dict),
+    }
+    wrong = next((kind for kind, found in kinds.items() if found), None)
+    if wrong is not None:
+        raise ConfigError(f"{key}={'null' if value is None else value}: expected {wrong}")
 
 
 def _size(overrides: list[str]) -> tuple[list[str], str]:
@@ -64,37 +114,70 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             choices = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml"))
             if value not in choices:
                 raise ConfigError(f"{key}={value}: no such {key}{_nearest(value, choices)} (known: {', '.join(choices)})")
-    given, note = _size(given)
+    given, note = _size([_quoted(o) for o in given])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("configs", version_base="1.3"):
             groups = [o for o in given if o.split("=", 1)[0] in GROUPS]
             plain = compose("train", groups)
             for o in given:
+                _parse(o)
                 key = o.split("=", 1)[0]
                 if key not in GROUPS and OmegaConf.select(plain, key, throw_on_missing=False) is None and key not in _keys(plain):
                     known = [k for k in _keys(plain) if not k.startswith("size.")]
                     raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
             config = compose("train", given)
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        resolved, defaults = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (config, plain))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(re.sub(r"\s+", " ", str(error)).strip()) from error
-    assert isinstance(resolved, dict)
+        raise ConfigError(_line(error)) from error
+    assert isinstance(resolved, dict) and isinstance(defaults, dict)
+    for key in (o.split("=", 1)[0] for o in given):
+        if key not in GROUPS:
+            *path, last = key.split(".")
+            holder, default = resolved, defaults
+            for part in path:
+                holder, default = holder[part], default[part]
+            _check_value(key, holder[last], default[last])
+            if isinstance(default[last], int) and isinstance(holder[last], float):
+                holder[last] = int(holder[last])  # 1e5 is a whole number, too
+    for key, least in _LEAST.items():
+        value = resolved
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: expected at least {least}")
     return {str(k): v for k, v in resolved.items()}, note
 
 
+def _line(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return re.sub(r" See https?://\S+ for details", "", text)
+
+
+def _parse(override: str) -> None:
+    """Raise ConfigError, naming the argument, when its value is not one of the configuration language."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"{override!r} cannot be read: {_line(error)}") from error
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{override!r}: one value is expected; a list is written [a,b]")
+
+
 def dump_config(config: Mapping[str, Any], path: Path) -> None:
-    """Write the resolved configuration as YAML."""
+    """Write the resolved configuration as YAML, whole or not at all."""
     node: DictConfig = OmegaConf.create(dict(config))
-    path.write_text(OmegaConf.to_yaml(node))
+    temporary = path.with_name(f"tmp-{path.name}")
+    temporary.write_text(OmegaConf.to_yaml(node))
+    os.replace(temporary, path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Inverse of ``dump_config``. Raises ConfigError when the file is missing or unreadable."""
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable run configuration ({error})") from error
+    except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable run configuration ({_line(error)})") from error
     assert isinstance(loaded, dict)
     return {str(k): v for k, v in loaded.items()}
 

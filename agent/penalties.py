@@ -17,9 +17,14 @@ def _safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
+def _deviation(stats: HeadStats) -> Tensor:
+    """mu_i - mu_bar: (..., K, S). Relative to the first member, so that equal members differ by exactly 0, not by rounding."""
+    shifted = stats.mean - stats.mean[..., :1, :].detach()
+    return shifted - shifted.mean(-2, keepdim=True)
+
+
 def _member_var(stats: HeadStats) -> Tensor:
-    mean = stats.mean
-    return (mean - mean.mean(-2, keepdim=True)).square().mean(-2)  # population variance over K: (..., S)
+    return _deviation(stats).square().mean(-2)  # population variance over K: (..., S)
 
 
 def ens_std_mean(stats: HeadStats) -> Tensor:
@@ -53,8 +58,7 @@ def max_pairwise(stats: HeadStats) -> Tensor:
 
 def max_dev(stats: HeadStats) -> Tensor:
     """max_i ||mu_i - mu_bar||_2: MOPO's alternative, CLARE."""
-    gap = stats.mean - stats.mean.mean(-2, keepdim=True)
-    return _safe_sqrt(gap.square().sum(-1).amax(-1))
+    return _safe_sqrt(_deviation(stats).square().sum(-1).amax(-1))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class StartSet:
 def _pick_rows(t: int, per_chunk: int, device: torch.device) -> Tensor:
     if per_chunk <= 0 or per_chunk >= t:
         return torch.arange(t, device=device)
-    return torch.randperm(t, device=device)[:per_chunk].sort().values
+    return torch.rand(t, device=device).argsort()[:per_chunk].sort().values  # randperm would synchronise
 
 
 class ReplayStarts:

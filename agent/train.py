@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from agent.agent import Agent
+    from envs.episode import Episode
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,26 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, CheckpointError, ReplayError, DemoError, EnvError, RenderingError, OSError, ValueError) as error:
         print(f"agent.train: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the loop began or after it ended: nothing to save
+        print("agent.train: interrupted", file=sys.stderr)
+        return 130
 
 
 def run(overrides: list[str]) -> int:
     """Compose, build, train; raises the errors that ``main`` turns into one line."""
     import torch
 
-    from agent import checkpoint, plots
     from agent.build import build_agent, pick_device
-    from agent.config import dump_config, load_config, set_threads
-    from agent.data import Replay
-    from agent.logger import Logger
-    from agent.trainer import Trainer, fingerprint
+    from agent.config import load_config, set_threads
     from demos import dataset
-    from envs.vector import VectorEnv
 
     config, note = load_config(overrides)
     task, obs = config["task"], config["obs"]
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
-    state = checkpoint.load(folder / "checkpoint", fingerprint(config)) if folder.exists() else None
     source = dataset.shipped(task["name"]) if config["demos"] == "shipped" else Path(config["demos"])
     demos = dataset.load(source, task=task["name"], limit=config["n_demos"], obs_keys=(obs["key"],))
     set_threads(config["threads"])
@@ -53,7 +59,48 @@ def run(overrides: list[str]) -> int:
     torch.manual_seed(config["seed"])
     agent = build_agent(config, demos[0].action.shape[1], device)
     folder.mkdir(parents=True, exist_ok=True)
-    data = config["data"]
+    with _alone(folder):
+        return _train(config, note, folder, agent, demos)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold FOLDER/lock, which the system releases however the process ends. ConfigError when another one holds it."""
+    from agent.build import ConfigError
+
+    try:
+        import fcntl
+    except ImportError:  # not a Unix system: nothing to guard with
+        yield
+        return
+    with open(folder / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = f"process {pid}" if (pid := file.read().strip()) else "another process"
+            text = f"{folder}: {holder} is training in this run folder; stop it first, or name another run"
+            raise ConfigError(text) from error
+        except OSError:  # a network file system without locks
+            pass
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, demos: Sequence[Episode]) -> int:
+    """Start or continue the run in ``folder``; returns the exit code."""
+    from agent import checkpoint, plots
+    from agent.config import dump_config
+    from agent.data import Replay
+    from agent.logger import Logger
+    from agent.trainer import Trainer, fingerprint
+    from envs.vector import VectorEnv
+
+    task, obs, data = config["task"], config["obs"], config["data"]
+    state = checkpoint.load(folder / "checkpoint", fingerprint(config))
+    started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
     replay = Replay(
         folder / "replay",
         obs_shape=demos[0].obs[obs["key"]].shape[1:],
@@ -62,21 +109,23 @@ def run(overrides: list[str]) -> int:
         capacity=data["capacity"],
         budget_gb=data["budget_gb"],
     )
+    dump_config(config, folder / "config.yaml")
     if state is None:
-        dump_config(config, folder / "config.yaml")
-        (folder / "versions.json").write_text(json.dumps(_versions(), indent=1))
+        (folder / "versions.json").write_text(json.dumps(versions(agent.device), indent=1))
     lines = {} if state is None else {"resume_step": int(state["step"]), "resume_lines": state["logger_lines"]}
     with (
         VectorEnv(task["name"], obs["name"], data["envs"], options=task["options"]) as envs,
         Logger(folder, total=config["steps"], quiet=config["quiet"], **lines) as logger,
     ):
         trainer = Trainer(config, folder, agent, envs, replay, demos, logger, state)
-        for text in filter(None, (note, f"run: {folder}", replay.describe(), _resumed(trainer, state is not None))):
+        begun = _resumed(trainer, state is not None)
+        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun)):
             logger.note(text)
 
         def stop(*_: Any) -> None:
             trainer.stop = True
-            logger.note("stopping: saving a checkpoint; the same command continues this run")
+            # not through print, which the signal may have interrupted
+            os.write(2, b"\nstopping: a checkpoint is saved as soon as the present update or step is done\n")
 
         previous = [signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)]
         try:
@@ -85,19 +134,52 @@ def run(overrides: list[str]) -> int:
             for s, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
                 signal.signal(s, handler)
             replay.close()
+        if trainer.stop:
+            logger.note(f"stopped and saved at {_counts(trainer)}; the same command continues this run")
     plots.curves(folder)
     plots.theorem2(folder)
     return 130 if trainer.stop else 0
 
 
+def _counts(trainer: Any) -> str:
+    return f"{trainer.step} steps, {int(trainer.counters['updates'])} updates"
+
+
+def load_weights(agent: Any, source: Path) -> str:
+    """Take the weights of run ``source`` wherever name and shape agree (BC before CMIL, another reward on the same model).
+
+    Returns a line for the log. Raises ConfigError when there is no checkpoint or nothing fits.
+    """
+    from agent import checkpoint
+    from agent.build import ConfigError
+
+    state = checkpoint.load(source / "checkpoint")
+    if state is None:
+        raise ConfigError(f"init: {source} holds no checkpoint")
+    taken = total = 0
+    for name in checkpoint.MODULES:
+        module = getattr(agent, name)
+        if module is None:
+            continue
+        own, given = module.state_dict(), state["modules"].get(name, {})
+        fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+        module.load_state_dict(own | fits)
+        taken, total = taken + len(fits), total + len(own)
+    if not taken:
+        raise ConfigError(f"init: no tensor of {source} fits this configuration")
+    return f"init: {taken} of {total} tensors from {source}"
+
+
 def _resumed(trainer: Any, resumed: bool) -> str:
-    counts = f"{trainer.step} steps, {int(trainer.counters['updates'])} updates"
     demos = f"{len(trainer.demos)} demonstrations"
-    return f"resumed at {counts}" if resumed else f"new run: {demos}, device {trainer.agent.device}"
+    return f"resumed at {_counts(trainer)}" if resumed else f"new run: {demos}, device {trainer.agent.device}"
 
 
-def _versions() -> dict[str, str]:
+def versions(device: torch.device) -> dict[str, str]:
+    """What a run or an evaluation was made with: packages, commit, hardware."""
     from importlib.metadata import PackageNotFoundError, version
+
+    import torch
 
     found = {"python": sys.version.split()[0]}
     for package in ("torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "understudy"):
@@ -105,9 +187,15 @@ def _versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    found["commit"] = done.stdout.strip() or "unknown"
+    command = ["git", "-C", str(Path(__file__).resolve().parent.parent), "rev-parse", "HEAD"]
+    found["commit"] = "unknown"
+    with contextlib.suppress(OSError):  # git is not there
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found["commit"] = done.stdout.strip() or "unknown"
+    found["system"] = platform.platform()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpu = f"{platform.machine()} CPU, {cores} cores"
+    found["hardware"] = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return found
 
 

@@ -17,12 +17,13 @@ from agent.agent import FULL, Agent
 from agent.batch import to_device
 from agent.collect import Interrupted, run_episodes
 from agent.data import Replay
+from agent.graph import GraphedUpdate
 from agent.logger import Logger
 from envs.episode import Episode
 from envs.vector import VectorEnv
 from models.world_model import Chunk
 
-NOT_IDENTITY = ("run", "steps", "minutes", "threads", "quiet", "eval", "save_seconds", "log_every", "device", "demos")
+NOT_IDENTITY = ("run", "init", "steps", "minutes", "threads", "quiet", "eval", "save_seconds", "log_every", "device", "demos", "graph")
 
 
 def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +55,8 @@ class Trainer:
         self.counters: dict[str, float] = defaultdict(float)
         self.scores: dict[str, float] = {}
         self.stop = False
+        graphed = config["graph"] and agent.device.type == "cuda"
+        self._step = GraphedUpdate(agent) if graphed else agent.update
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:
@@ -84,7 +87,7 @@ class Trainer:
         """Write a checkpoint. Raises CheckpointError (the previous one is intact then)."""
         self.counters["seconds"], self.counters["cpu_seconds"] = self.seconds, self.cpu_seconds
         self.replay.flush()
-        modules = {n: m.state_dict() for n in ("world", "reward", "policy") if (m := getattr(self.agent, n)) is not None}
+        modules = {n: m.state_dict() for n in checkpoint.MODULES if (m := getattr(self.agent, n)) is not None}
         state = {
             "step": self.step,
             "modules": modules,
@@ -120,9 +123,12 @@ class Trainer:
         """Processor time of the learner (all threads, without environment processes): comparable on a busy machine."""
         return self._base_cpu + time.process_time() - self._started_cpu
 
-    def _finished(self) -> bool:
+    def _out_of_time(self) -> bool:
         minutes = self.config["minutes"]
-        return self.step >= self.config["steps"] or (minutes is not None and self.seconds >= 60 * minutes)
+        return minutes is not None and self.seconds >= 60 * minutes
+
+    def _finished(self) -> bool:
+        return self.step >= self.config["steps"] or self._out_of_time()
 
     # ---- the loop ----
     def train(self) -> None:
@@ -130,12 +136,13 @@ class Trainer:
         if self.online:
             for number, stage in enumerate(self.data["stages"]):
                 self._stage(number, stage)
-        while not self.stop and not self._finished():
-            if self.counters["next_eval"] <= self.step:
-                self._evaluate()
-                continue
-            if self.online and self.counters["pending"] < 1:
-                self._collect()
+        # updates that collected steps have paid for come first, also when a resume finds them half done
+        while not self.stop and (self.counters["pending"] >= 1 or not self._finished()):
+            if self.counters["pending"] < 1:
+                if self.counters["next_eval"] <= self.step:
+                    self._evaluate()
+                    continue
+                self._gather()
             self._learn()
         if not self.stop and self.counters["evaluated"] < self.step:
             self._evaluate()
@@ -143,15 +150,21 @@ class Trainer:
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"
-        while not self.stop and self.counters[key] < stage["updates"]:
+        while not self.stop and not self._out_of_time() and self.counters[key] < stage["updates"]:
             self._update(frozenset(stage["parts"]), f"{stage['name']} {int(self.counters[key])}/{stage['updates']}")
             self.counters[key] += 1
             self._save_if_due()
 
+    def _gather(self) -> None:
+        """What the next updates are made for: environment steps, or one update where no environment is stepped."""
+        if self.online:
+            self._collect()
+            self._save_if_due()
+        else:
+            self.counters["pending"] = 1
+
     def _learn(self) -> None:
-        """The updates that the collected steps pay for (one, where no environment is stepped)."""
-        if not self.online:
-            self.counters["pending"] += 1
+        """The updates that are pending."""
         while not self.stop and self.counters["pending"] >= 1:
             self._update(FULL, "training")
             self.counters["pending"] -= 1
@@ -188,7 +201,7 @@ class Trainer:
     def _update(self, parts: frozenset[str], phase: str) -> None:
         chunks = self._sample()
         self.agent.train()
-        metrics = self.agent.update(*chunks, int(self.counters["updates"]), parts)
+        metrics = self._step(*chunks, int(self.counters["updates"]), parts)
         self.agent.eval()
         self.counters["updates"] += 1
         for name, value in metrics.items():
@@ -204,14 +217,16 @@ class Trainer:
             self.save()
 
     def _sample(self) -> tuple[Chunk, Chunk]:
-        """An agent chunk and an expert chunk; one and the same where there are only demonstrations."""
+        """An agent chunk and an expert chunk; while there are only demonstrations and both would be fitted, one for two."""
         data, device = self.data, self.agent.device
-        size, start = (data["batch"], data["length"], self.rng), data["from_start"]
-        expert = to_device(self.replay.sample(*size, which="expert", from_start_prob=start), data["burn_in"], device)
-        if not self.online:
+        alone = not self.online or (data["joint_batch"] and not self._has_online())
+        size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
+        expert_rows = self.replay.sample(*size, which="expert", from_start_prob=data["from_start"])
+        expert = to_device(expert_rows, data["burn_in"], device)
+        if alone:
             return expert, expert
         fraction = data["expert_fraction"] if self._has_online() else None
-        rows = self.replay.sample(*size, expert_fraction=fraction, from_start_prob=start)
+        rows = self.replay.sample(*size, expert_fraction=fraction, from_start_prob=data["from_start"])
         return to_device(rows, data["burn_in"], device), expert
 
     def _has_online(self) -> bool:
@@ -225,15 +240,15 @@ class Trainer:
     # ---- looking ----
     def _evaluate(self) -> None:
         """Mode and sampled episodes on monitoring seeds, the diagnostics of CMIL's Fig. 3, videos."""
-        self.counters["next_eval"] = self.step + self.config["eval"]["every"]
-        self.counters["evaluated"] = self.step
         self.logger.progress(self.step, updates=int(self.counters["updates"]), phase="evaluating", **self.scores)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # looking must not change the training
             torch.manual_seed(0)
             found = monitor.evaluate(self)
-        if found is None:
-            self.counters["next_eval"] = self.step  # interrupted: do it again after the resume
+        if found is None:  # interrupted: done again after the resume
             return
+        self.counters["evaluated"] = self.step
+        if self.counters["next_eval"] <= self.step:  # the evaluation at the end of a run does not shift those of a longer one
+            self.counters["next_eval"] = self.step + self.config["eval"]["every"]
         self.scores["success"] = found["eval/score_mode"] / max(1, len(self.envs.subtasks))
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(

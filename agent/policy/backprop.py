@@ -77,7 +77,7 @@ class BackpropPolicy(nn.Module):
             return values[torch.randint(values.shape[0], (1,), device=values.device)].squeeze(0)
         return values.amin(0)
 
-    def losses(self, batch: PolicyBatch, update: int = 0) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+    def losses(self, batch: PolicyBatch) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Actor and critic losses, all at the same weights (before any optimiser step)."""
         rollout, reward = batch.rollout, batch.reward
         assert rollout is not None and reward is not None

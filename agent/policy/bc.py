@@ -26,7 +26,7 @@ class BCPolicy(nn.Module):
         """Parameters by optimiser name."""
         return {"actor": self.actor.parameters()}
 
-    def losses(self, batch: PolicyBatch, update: Tensor | int = 0) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+    def losses(self, batch: PolicyBatch) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Only the clone term."""
         return self.clone(batch)
 

@@ -2,13 +2,12 @@
 from __future__ import annotations
 import numpy as np
 from demos.experts.arm import Arm, rotation_error, tool_rotation, JOINTS
-from demos.experts.kitchen_legs import Kitchen, Leg, legs, OPEN
+from demos.experts.kitchen_legs import Kitchen, Leg, legs, OPEN, chain
+START=np.array([0.148,-1.72,1.844,-2.477,0.26,0.713,1.595])
 
 LOOK = 0.05
 ROT = 3.0
-PG=1.0
-L_=np.array([-1.2,-.95,1.6,-1.9,-.05,1.3,1.1])
-REF={'leave the kettle':L_,'switch the light on':L_}
+PG=2.0; QMAX=np.array([.6]*4+[.75]*3)
 class KitchenExpert:
     def __init__(self, seed=0, verbose=False):
         self.rng=np.random.default_rng(seed); self.verbose=verbose
@@ -17,15 +16,18 @@ class KitchenExpert:
         self.arm=Arm(sim.model); self.kitchen=Kitchen(sim.model)
         self.legs=legs(self.kitchen,self.rng)
         self.i=0; self.t=0; self.log=[]
-        self.ref=None
+        self.post=chain(self.kitchen,self.arm,START)
         self.pace=self.rng.uniform(.9,1.1)
         self._enter(sim)
     def _enter(self,sim,back=False):
         q=sim.data.qpos[:JOINTS]; p,R=self.arm.place(q)
         leg=self.legs[self.i]
         way=leg.points(sim.data.qpos)
-        pts=[p]; Rs=[R]
-        if back: pts.append(p-.14*R[:,2]); Rs.append(R)
+        pts=[p]; Rs=[R]; qs=[q.copy()]
+        post=list(self.post[self.i])
+        if back:
+            pts.append(p-.14*R[:,2]); Rs.append(R); qs.append(q.copy()); k=2 if self.i==0 else 1; way=way[-k:]; post=post[-k:]
+        self.qs=np.array(qs+post); self.best=0.; self.stall=0
         self.pts=np.array(pts+[x[0] for x in way]); self.Rs=Rs+[tool_rotation(x[1],x[2]) for x in way]
         self.s=0.; self.cum=np.r_[0,np.cumsum(np.linalg.norm(np.diff(self.pts,axis=0),axis=1))]; self.wait=0
         self.log.append((self.t,leg.name))
@@ -34,7 +36,7 @@ class KitchenExpert:
         s=np.clip(s,0,self.cum[-1]); k=min(np.searchsorted(self.cum,s,side="right")-1,len(self.pts)-2)
         f=(s-self.cum[k])/max(self.cum[k+1]-self.cum[k],1e-6)
         p=self.pts[k]+f*(self.pts[k+1]-self.pts[k])
-        R=self.Rs[k]; w=rotation_error(self.Rs[k+1],R)
+        self.qref=self.qs[k]+f*(self.qs[k+1]-self.qs[k]); R=self.Rs[k]; w=rotation_error(self.Rs[k+1],R)
         from scipy.spatial.transform import Rotation as Rot
         return p, Rot.from_rotvec(f*w).as_matrix()@R
     def act(self, env):
@@ -52,14 +54,17 @@ class KitchenExpert:
                 self.wait+=self.cum[-1]-self.s<.02
                 if self.wait>8: adv=1 if leg.enough(qpos) else -1
         elif over: adv=1
+        if self.s>self.best+.004: self.best=self.s; self.stall=0
+        else: self.stall+=1
+        if adv is None and self.stall>25 and self.i<9: adv=0
         if adv is not None:
-            if self.i+adv<len(self.legs): self.i+=adv; self._enter(sim,adv<0); leg=self.legs[self.i]
+            if self.i+adv<len(self.legs): self.i+=adv; self._enter(sim,adv<1); leg=self.legs[self.i]
         tp,tR=self.at(self.s+LOOK)
         e=tp-p; n=np.linalg.norm(e)
         v=e/max(n,LOOK)*leg.speed*self.pace
         w=rotation_error(tR,R)*ROT; wn=np.linalg.norm(w); w*=min(1,.8/max(wn,1e-9))
-        posture=PG*(REF.get(leg.name,q)-q)
-        dq=self.arm.joint_velocity(q,v,w,posture)
+        posture=PG*(self.qref-q)
+        dq=self.arm.joint_velocity(q,v,w,posture); dq/=max(1,(np.abs(dq)/QMAX).max())
         a=np.r_[np.clip(self.arm.action(q,dq),-.95,.95),leg.fingers,leg.fingers]
         self.t+=1
         self.last=dict(v=v,dq=dq,n=n)

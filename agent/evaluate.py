@@ -1,0 +1,292 @@
+"""``python -m agent.evaluate run=DIR episodes=50 seed=1000``: how often a trained policy succeeds, with 95 % intervals.
+
+Episodes run in parallel processes, once with the policy's most likely actions ("mode") and once with sampled ones, on
+seeds that neither training nor its monitoring uses. Environment processes import this module, so torch stays inside
+functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from demos import cli
+
+if TYPE_CHECKING:
+    from agent.agent import Agent
+    from agent.collect import Trace
+
+USAGE = "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=2] [videos=true] [mode=both|mode|sampled]"
+KINDS = {"both": (("mode", True), ("sampled", False)), "mode": (("mode", True),), "sampled": (("sampled", False),)}
+SUCCESS = {
+    "kitchen": "a sub-task is done once its joints are within 0.3 (Euclidean distance) of their goal, and stays done "
+    "for the rest of the episode; success: all of the sub-tasks are done",
+    "line": "score: share of the steps that end within 0.1 of the goal; success: the last one does",
+    "count": "score: share of the steps with the right action; success: all of them",
+}
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core."""
+
+    run: Path
+    episodes: int = 50
+    seed: int = 1000
+    envs: int = 0
+    videos: bool = True
+    mode: str = "both"
+    device: str = "auto"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate one run. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    from agent.build import ConfigError
+    from agent.checkpoint import CheckpointError
+    from envs.errors import EnvError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(arguments):
+        print(USAGE)
+        return 0
+    try:
+        evaluate(cli.parse(arguments, Options))
+    except (cli.UsageError, ConfigError, CheckpointError, EnvError, OSError) as error:
+        print(f"agent.evaluate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("agent.evaluate: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
+    """Run the episodes, print the table, write RUN/eval.json and the videos; returns what eval.json holds.
+
+    Raises:
+        ConfigError, CheckpointError: no run, no checkpoint, or a seed range that training was monitored with.
+        EnvError: the task cannot run here. OSError: the results cannot be written.
+    """
+    import torch
+
+    from agent import checkpoint
+    from agent.build import ConfigError, pick_device
+    from agent.checkpoint import CheckpointError
+    from agent.config import read_config, set_threads
+    from agent.monitor import EVAL_SEEDS
+    from agent.train import versions
+    from agent.trainer import fingerprint
+    from envs.vector import VectorEnv
+
+    stream = stream or sys.stdout
+    if options.mode not in KINDS:
+        raise ConfigError(f"mode={options.mode}: expected one of {', '.join(KINDS)}")
+    if options.episodes < 1 or options.seed < 0 or options.envs < 0:
+        raise ConfigError("episodes must be at least 1, seed and envs at least 0")
+    if not options.run.is_dir():
+        raise ConfigError(f"{options.run}: no such run folder")
+    config = read_config(options.run / "config.yaml")
+    state = checkpoint.load(options.run / "checkpoint", fingerprint(config))
+    if state is None:
+        raise CheckpointError(f"{options.run}: holds no checkpoint yet")
+    _refuse_monitoring_seeds(options, config["eval"])
+    set_threads(config["threads"])
+    device = pick_device(options.device)
+    task, obs = config["task"], config["obs"]
+    first = EVAL_SEEDS + options.seed
+    seeds = list(range(first, first + options.episodes))
+    started = time.monotonic()
+    with VectorEnv(task["name"], obs["name"], _processes(options), options=task["options"]) as envs:
+        agent = _restore(options.run, config, envs.action_space.shape[0], device, state["modules"])
+        progress = _Progress(len(KINDS[options.mode]) * _rounds(options.episodes, len(envs)) * envs.horizon, stream)
+        results: dict[str, dict[str, Any]] = {}
+        ends: tuple[Trace, Trace] | None = None
+        for name, mode in KINDS[options.mode]:
+            torch.manual_seed(options.seed)  # the sampled numbers do not depend on whether mode ran before them
+            traces, found = _episodes(agent, envs, seeds, mode, progress)
+            results[name] = _summary(traces, envs.subtasks)
+            ends = ends or found
+        progress.close()
+        subtasks, count = envs.subtasks, len(envs)
+    report: dict[str, Any] = {
+        "config": "-".join(config[k]["name"] for k in ("task", "obs", "algo", "size")) + f"-seed{config['seed']}",
+        "checkpoint": {"step": state["step"], "updates": int(state["counters"]["updates"])},
+        "subtasks": list(subtasks),
+        "success_definition": SUCCESS.get(task["name"], "as the environment reports it: all sub-tasks done"),
+        "episodes": options.episodes,
+        "seeds": {"seed": options.seed, "first": seeds[0], "last": seeds[-1]},
+        "envs": count,
+        "results": results,
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": versions(device),
+    }
+    if options.videos and obs["name"] == "pixels" and ends is not None:
+        kind = KINDS[options.mode][0][0]
+        report["videos"] = {n: _video(options.run, n, kind, t) for n, t in zip(("best", "worst"), ends, strict=True)}
+    _write(options.run / "eval.json", report)
+    _print(report, options.run, stream)
+    return report
+
+
+def _processes(options: Options) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(options.envs or min(cores, 16), options.episodes))
+
+
+def _rounds(episodes: int, envs: int) -> int:
+    return -(-episodes // envs)
+
+
+def _refuse_monitoring_seeds(options: Options, monitoring: dict[str, Any]) -> None:
+    from agent.build import ConfigError
+
+    low, high = monitoring["seed"], monitoring["seed"] + monitoring["episodes"] - 1
+    if options.seed <= high and options.seed + options.episodes > low:
+        raise ConfigError(
+            f"seed={options.seed} episodes={options.episodes} would use seeds {low}..{high} again, on which the run "
+            "was watched while it trained: choose others"
+        )
+
+
+def _restore(run: Path, config: dict[str, Any], action: int, device: Any, modules: dict[str, Any]) -> Agent:
+    from agent.build import ConfigError, build_agent
+
+    try:
+        agent = build_agent(config, action, device)
+        for name, module in modules.items():
+            getattr(agent, name).load_state_dict(module)
+    except (KeyError, TypeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{run}: was made by another version of this project ({cause})") from error
+    return agent.eval()
+
+
+def _episodes(
+    agent: Agent, envs: Any, seeds: Sequence[int], mode: bool, progress: _Progress
+) -> tuple[list[Trace], tuple[Trace, Trace]]:
+    """All episodes without their observations, and the best and the worst with them (by score; of equals the first)."""
+    from agent.collect import run_episodes
+
+    traces: list[Trace] = []
+    best: Trace | None = None
+    worst: Trace | None = None
+    for begin in range(0, len(seeds), len(envs)):
+        group = run_episodes(agent, envs, seeds[begin : begin + len(envs)], mode=mode, on_step=progress.step)
+        for trace in group:
+            best = trace if best is None or trace.score > best.score else best
+            worst = trace if worst is None or trace.score < worst.score else worst
+            traces.append(dataclasses.replace(trace, obs=[np.empty(0)] * len(trace.obs), action=[]))
+    assert best is not None and worst is not None
+    return traces, (best, worst)
+
+
+def _summary(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any]:
+    """`score.summarise`, the number of solved sub-tasks, and what every episode reached."""
+    from agent.score import mean_interval, summarise
+
+    each = [
+        {
+            "seed": t.seed,
+            "score": t.score,
+            "success": t.success,
+            "steps": t.steps,
+            "return": t.reward,
+            "done": [name for name, done in zip(subtasks, t.tasks_done, strict=True) if done],
+        }
+        for t in traces
+    ]
+    solved = mean_interval([float(t.tasks_done.sum()) for t in traces])
+    return {**summarise(traces, subtasks), "tasks_solved": solved, "each": each}
+
+
+def _video(run: Path, name: str, kind: str, trace: Trace) -> str:
+    """Write RUN/videos/eval-NAME.gif (and .mp4 where ffmpeg is there); returns its path in the run folder."""
+    from agent import video
+
+    frames = video.upscale(np.stack(trace.obs[::2]), 4)
+    frames = video.label(frames, f"{name}: score {trace.score:.3g}, {kind}, seed {trace.seed}")
+    path = run / "videos" / f"eval-{name}.gif"
+    video.write_gif(path, frames, fps=20)
+    video.write_mp4(path.with_suffix(".mp4"), frames, fps=20)
+    return str(path.relative_to(run))
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    """Write JSON so that `path` afterwards holds all of it or what it held before."""
+    temporary = path.with_name(f"tmp-{path.name}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    results, subtasks = report["results"], report["subtasks"]
+    at, n = report["checkpoint"], report["episodes"]
+    table = Table(title=f"{report['config']}, step {at['step']}, {at['updates']} updates: {n} episodes", min_width=60)
+    table.add_column("mean and 95 % interval")
+    for name in results:
+        table.add_column(name, justify="right")
+
+    def row(label: str, values: list[Interval]) -> None:
+        table.add_row(label, *(f"{mean:.2f}  [{low:.2f}, {high:.2f}]" for mean, low, high in values), style=None)
+
+    for task in subtasks:
+        row(task, [r["tasks"][task] for r in results.values()])
+    table.add_section()
+    row(f"tasks solved of {len(subtasks)}", [r["tasks_solved"] for r in results.values()])
+    row("all tasks solved", [r["success"] for r in results.values()])
+    if any(r["score"] != r["tasks_solved"] for r in results.values()):
+        row("score", [r["score"] for r in results.values()])
+    console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    console.print(report["success_definition"])
+    console.print(f"seeds {report['seeds']['first']}..{report['seeds']['last']}; written to {run / 'eval.json'}")
+
+
+class _Progress:
+    """A line with the time left: rewritten in place on a terminal, else a new one every half minute."""
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total, self._stream = max(1, total), stream
+        self._done = 0
+        self._begin = self._shown = time.monotonic()
+        self._tty = stream.isatty()
+
+    def step(self, running: int) -> None:
+        """One step of all environments, `running` of which are still in their episode."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._shown < (0.5 if self._tty else 30.0):
+            return
+        self._shown = now
+        elapsed, share = now - self._begin, min(1.0, self._done / self._total)
+        text = f"evaluating: {share:4.0%}  elapsed {_clock(elapsed)}  left {_clock(elapsed * (1 - share) / share)}"
+        print(f"\r{text} " if self._tty else text, end="" if self._tty else "\n", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._tty:
+            print(f"\r{'':70}\r", end="", file=self._stream, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Configurations: every preset composes, every key is read, and every mistake is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agent import config, trainer
+from agent.build import ConfigError, build_agent
+from agent.config import CONFIGS, dump_config, load_config, read_config
+from tests.agent.runs import local, overrides, start
+
+ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+
+
+def at(node: Any, path: str) -> Any:
+    """The value of a dotted key."""
+    for part in path.split("."):
+        node = node[part]
+    return node
+
+
+# ---------------------------------------------------------------------- presets
+
+# algorithms 3.1, column "official code", and the code's side of the table of disagreements
+OFFICIAL = {
+    "world_model.latent": "gaussian",
+    "world_model.stoch": 360,
+    "world_model.deter": 400,
+    "world_model.hidden": 400,
+    "world_model.members": 10,
+    "world_model.kl_balance": 0.8,
+    "world_model.free_nats": 1.0,
+    "world_model.decode_rows": 0,
+    "world_model.shift": 0,
+    "world_model.behaviour_scale": 0.0,
+    "reward.layers": 2,
+    "reward.map": "prob",  # C1
+    "reward.noise": 2.5,  # C3
+    "reward.noise_in_reward": True,  # C2
+    "reward.gp": "none",
+    "starts.kind": "replay",
+    "starts.per_chunk": 0,
+    "penalty.name": "ens_std_mean",  # C8
+    "penalty.alpha": 10.0,
+    "policy.kind": "backprop",
+    "policy.hidden": 400,
+    "policy.layers": 4,
+    "policy.critic": "q",
+    "policy.critics": 2,
+    "policy.gamma": 0.99,
+    "policy.lambda_": 0.95,
+    "policy.horizon": 15,
+    "policy.entropy": 1e-4,  # C20
+    "policy.beta_bc": 10.0,
+    "policy.rl_scale": 1.0,
+    "policy.data_critic": True,  # C6
+    "policy.target_every": 100,
+    "policy.target_reduce": "random",  # C4
+    "policy.critic_weight_shift": 1,  # C5
+    "policy.min_std": 0.1,
+    "policy.explore_noise": 0.0,
+    "data.batch": 32,
+    "data.length": 50,
+    "data.joint_batch": False,
+    "data.expert_fraction": None,
+    "data.updates_per_step": 0.4,
+    "data.seed_steps": 5000,
+    "data.burn_in": 0,
+    "data.from_start": 0.0,
+    "ema": 0.0,
+}
+
+
+def test_the_official_preset_is_the_codes_column() -> None:
+    found, _ = load_config(["algo=cmil_official", "size=base"])
+    assert {key: at(found, key) for key in OFFICIAL} == OFFICIAL
+    for name in ("world", "reward", "actor", "critics"):
+        assert found["optim"][name] == {"lr": 3e-4, "clip": 100.0, "eps": 1e-5, "wd": 1e-6}
+    stages = [(s["updates"], sorted(s["parts"])) for s in found["data"]["stages"]]
+    assert stages == [(1000, ["policy", "reward", "world"]), (100, ["clone", "world"])]
+
+
+def test_the_official_preset_keeps_its_settings_at_every_size() -> None:
+    by_size = ("world_model.", "reward.layers", "policy.hidden")  # only the networks may shrink
+    found, _ = load_config(["algo=cmil_official", "size=small", "task=kitchen"])
+    for key in OFFICIAL:
+        if not key.startswith(by_size):
+            assert at(found, key) == OFFICIAL[key], key
+
+
+def test_the_papers_differ_where_they_should() -> None:
+    paper, _ = load_config(["algo=cmil_paper", "size=base"])
+    assert (paper["reward"]["map"], paper["reward"]["noise"]) == ("logit", 1.58)
+    vmail, _ = load_config(["algo=vmail", "size=base"])
+    assert (vmail["penalty"]["alpha"], vmail["world_model"]["members"], vmail["policy"]["critic"]) == (0.0, 1, "v")
+    assert (vmail["policy"]["beta_bc"], vmail["reward"]["gp"], vmail["world_model"]["free_nats"]) == (0.0, "input", 3.0)
+    assert {name: group["lr"] for name, group in vmail["optim"].items()} == {
+        "world": 3e-4,
+        "reward": 8e-5,
+        "actor": 8e-5,
+        "critics": 8e-5,
+    }
+    assert all(group["clip"] == 100.0 for group in vmail["optim"].values())
+    official, _ = load_config(["algo=vmail_official", "size=base"])
+    assert official["reward"]["gp"] == "weight" and official["optim"]["world"]["lr"] == 6e-4
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_can_be_built_and_names_itself(algo: str) -> None:
+    found, _ = load_config([f"algo={algo}", "size=debug"])
+    assert found["algo"]["name"] == algo
+    agent = build_agent(found, 3, torch.device("cpu"))
+    assert set(agent.optimisers) <= set(found["optim"])
+    if found["reward"]["kind"] == "none":
+        assert agent.reward is None
+
+
+class Noting(dict[str, Any]):
+    """A configuration that remembers which of its keys were read."""
+
+    def __init__(self, content: dict[str, Any], read: set[str], path: str = "") -> None:
+        super().__init__({k: Noting(v, read, f"{path}{k}.") if isinstance(v, dict) else v for k, v in content.items()})
+        self._read, self._path = read, path
+
+    def __getitem__(self, key: str) -> Any:
+        self._read.add(self._path + key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read.add(self._path + key)
+        return super().get(key, default)
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+
+def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted names of all values that are not dicts."""
+    for key in node:
+        value = dict.__getitem__(node, key)
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield path + key
+
+
+def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that nobody reads would swallow what a user sets.
+
+    `size` and `task.chunk` are read by other keys, `regime` is a name, and some keys are about environment steps only.
+    """
+    steps_only = {f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction")}
+    local(monkeypatch)
+    load = config.load_config
+    monkeypatch.setattr(config, "dump_config", lambda *_: None)
+    monkeypatch.setattr(trainer, "fingerprint", lambda _: {})
+    unread: dict[str, set[str]] = {}
+    for algo in ("cmil", "vmail", "bc_rssm", "bc_cnn"):
+        read: set[str] = set()
+        monkeypatch.setattr(config, "load_config", lambda o, r=read: (Noting(load(o)[0], r), ""))
+        offline = algo.startswith("bc")
+        length = ("steps=2",) if offline else ("steps=30", "data.updates_per_step=0.04")
+        start(tmp_path / algo, f"algo={algo}", *length, "eval.videos=true")
+        known = set(leaves(load(overrides(tmp_path, f"algo={algo}", *length, "eval.videos=true"))[0]))
+        read |= {"task.chunk", "data.regime"} | (steps_only if offline else set())
+        unread[algo] = {key for key in known - read if not key.startswith(("size.", "optim."))}
+    assert not set.union(*unread.values()), unread
+
+
+def test_every_size_has_the_same_keys_and_all_of_them_are_used() -> None:
+    texts = {path: path.read_text() for path in CONFIGS.rglob("*.yaml")}
+    used = {name for text in texts.values() for name in re.findall(r"\$\{size\.(\w+)\}", text)}
+    for path in (CONFIGS / "size").glob("*.yaml"):
+        keys = set(re.findall(r"^(\w+):", texts[path], re.MULTILINE))
+        assert keys - {"name"} == used, path.name
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for given in ([], ["size=auto"]):
+        found, note = load_config(given)
+        assert found["size"]["name"] == "small"
+        assert note == "size=auto: small, because there is no CUDA device in use"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found, note = load_config([])
+    assert found["size"]["name"] == "base" and "because CUDA is in use" in note
+    assert load_config(["device=cpu"])[0]["size"]["name"] == "small"
+    assert load_config(["size=debug"])[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("stesp=5", "unknown key 'stesp'; did you mean 'steps'?"),
+        ("optim.wrld.lr=1", "unknown key 'optim.wrld.lr'; did you mean 'optim.world.lr'?"),
+        ("wold_model=rssm", "unknown key 'wold_model'; did you mean 'world_model'?"),
+        ("data=hybird", "data=hybird: no such data; did you mean 'hybrid'? (known: demos, hybrid)"),
+        ("obs=pixel", "obs=pixel: no such obs; did you mean 'pixels'?"),
+        ("size=debug,small", "size=debug,small: no such size"),
+        ("steps=", "steps=: expected a number"),
+        ("minutes=soon", "minutes=soon: expected a number"),
+        ("data.envs=null", "data.envs=null: expected a number"),
+        ("data.batch=4.5", "data.batch=4.5: expected a whole number"),
+        ("quiet=perhaps", "quiet=perhaps: expected true or false"),
+        ("world_model.latent=3", "world_model.latent=3: expected a word"),
+        ("data.stages=3", "data.stages=3: expected a list"),
+        ("eval=3", "eval=3: expected several keys"),
+        ("steps=600,700", "'steps=600,700': one value is expected"),
+        ("steps=[1", "'steps=[1' cannot be read"),
+        ("+new=1", "'+new=1': arguments have the form key=value"),
+        ("seed=-1", "seed=-1: expected at least 0"),
+        ("data.length=2", "data.length=2: expected at least 3"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(argument: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(["task=line", "size=debug", argument] if not argument.startswith("size") else [argument])
+    text = str(caught.value)
+    assert expected in text and "\n" not in text and "http" not in text
+
+
+@pytest.mark.parametrize(
+    "path", ["a=b,c", "runs/x(1)", "it's {here}", "50%", "a b", "[1", "back\\slash", "123", "null1"]
+)
+def test_paths_mean_themselves(path: str) -> None:
+    found, _ = load_config(["size=debug", f"run={path}", f"demos={path}"])
+    assert found["run"] == path and found["demos"] == path
+
+
+def test_values_arrive_as_what_they_are() -> None:
+    given = ["size=debug", "steps=1e5", "policy.gamma=0.9", "minutes=2.5", "data.expert_fraction=0.5", "run=null"]
+    found, _ = load_config([*given, "task.options.subtasks=[kettle]", "task=kitchen", "quiet=true"])
+    assert found["steps"] == 100_000 and isinstance(found["steps"], int)
+    assert (found["policy"]["gamma"], found["minutes"], found["data"]["expert_fraction"]) == (0.9, 2.5, 0.5)
+    assert found["task"]["options"] == {"subtasks": ["kettle"]} and found["quiet"] is True and found["run"] is None
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    found, _ = load_config(["size=base", "algo=cmil_official", "optim.world.lr=1e-5"])
+    dump_config(found, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == found
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    (tmp_path / "config.yaml").write_text("a: [1")
+    with pytest.raises(ConfigError, match="not a readable run configuration"):
+        read_config(tmp_path / "config.yaml")

@@ -1,0 +1,146 @@
+"""Penalties: definitions, the square-root trap, symmetry, scale, and the one place of the sign (algorithms 2.3, 5.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from agent import penalties
+from agent.imagine import penalised
+from agent.penalties import make_penalty
+from models.latent import HeadStats
+from tests.models.tiny import numbers
+
+DISAGREEMENT = ("ens_std_mean", "max_pairwise", "max_dev")
+ALL = (*DISAGREEMENT, "max_aleatoric", "ens_var", "ens_std")
+
+
+def stats(n: int = 4, k: int = 5, d: int = 3, *, dtype: torch.dtype = torch.float64) -> HeadStats:
+    return HeadStats(numbers(n, k, d, dtype=dtype), torch.sigmoid(numbers(n, k, d, seed=1, dtype=dtype)) + 0.1)
+
+
+def u(name: str, given: HeadStats) -> Tensor:
+    penalty = make_penalty(name, 1.0)
+    assert penalty.u is not None
+    return penalty.u(given if penalty.needs_std else dataclasses.replace(given, std=None))
+
+
+def brute_force(name: str, mean: list[list[float]], std: list[list[float]]) -> float:
+    """One state-action pair in plain Python: mean and std of K members over d dimensions."""
+    k, d = len(mean), len(mean[0])
+    centre = [sum(m[j] for m in mean) / k for j in range(d)]
+    spread = [sum((m[j] - centre[j]) ** 2 for m in mean) / k for j in range(d)]
+    total = [sum(s[j] ** 2 for s in std) / k + spread[j] for j in range(d)]
+    if name == "ens_std_mean":
+        return sum(math.sqrt(v) for v in spread) / d
+    if name == "max_pairwise":
+        return max(math.dist(a, b) for a, b in itertools.combinations(mean, 2))
+    if name == "max_dev":
+        return max(math.dist(m, centre) for m in mean)
+    if name == "max_aleatoric":
+        return max(math.hypot(*s) for s in std)
+    if name == "ens_var":
+        return sum(total) / d
+    assert name == "ens_std"
+    return sum(math.sqrt(v) for v in total) / d
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_penalty_is_its_definition(name: str) -> None:
+    given = stats()
+    assert given.std is not None
+    expected = [brute_force(name, m, s) for m, s in zip(given.mean.tolist(), given.std.tolist(), strict=True)]
+    assert u(name, given).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_every_penalty_is_tested() -> None:
+    assert set(penalties._TABLE) == {*ALL, "none"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [2, 3, 5, 7, 10])
+@pytest.mark.parametrize("name", DISAGREEMENT)
+def test_identical_members_do_not_disagree_and_have_finite_gradients(name: str, k: int, dtype: torch.dtype) -> None:
+    mean = numbers(50, 1, 8, dtype=dtype).expand(50, k, 8).clone().requires_grad_()
+    found = u(name, HeadStats(mean))
+    assert not found.any(), "exactly zero, also after rounding"
+    (grad,) = torch.autograd.grad(found.sum(), mean)
+    assert bool(grad.isfinite().all()) and not grad.any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_are_finite_where_some_dimensions_agree(name: str) -> None:
+    given = stats(dtype=torch.float32)
+    mean = given.mean.clone()
+    mean[:, :, 0] = 0.3
+    mean[0] = mean[0, :1]
+    assert given.std is not None
+    leaves = mean.requires_grad_(), given.std.clone().requires_grad_()
+    grads = torch.autograd.grad(u(name, HeadStats(*leaves)).sum(), leaves, allow_unused=True)
+    assert any(g is not None for g in grads)
+    assert all(g is None or bool(g.isfinite().all()) for g in grads)
+
+
+@pytest.mark.parametrize("name", ["ens_std_mean", "max_pairwise", "max_dev", "ens_var", "ens_std"])
+def test_gradient_by_finite_differences(name: str) -> None:
+    given = stats(n=2, k=3, d=2)
+    assert torch.autograd.gradcheck(
+        lambda mean: u(name, HeadStats(mean, given.std)), given.mean.clone().requires_grad_(), eps=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_order_of_the_members_does_not_matter(name: str) -> None:
+    given = stats()
+    assert given.std is not None
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(u(name, HeadStats(given.mean[:, order], given.std[:, order])), u(name, given))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scale_and_translation(name: str) -> None:
+    given = stats()
+    assert given.std is not None
+    power = 2 if name == "ens_var" else 1
+    torch.testing.assert_close(u(name, HeadStats(3 * given.mean, 3 * given.std)), 3**power * u(name, given))
+    torch.testing.assert_close(u(name, HeadStats(given.mean + 5, given.std)), u(name, given))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shape_is_the_batch(name: str) -> None:
+    given = HeadStats(numbers(2, 4, 5, 3), torch.ones(2, 4, 5, 3))
+    assert u(name, given).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_penalised_reward_never_exceeds_the_reward_and_falls_with_alpha(name: str) -> None:
+    given, reward = stats(n=200), numbers(200, seed=2, dtype=torch.float64)
+    amount = u(name, given)
+    assert bool((amount >= 0).all())
+    used = [penalised(reward, amount, make_penalty(name, alpha)) for alpha in (0.0, 0.5, 1.0, 10.0)]
+    assert torch.equal(used[0], reward)
+    for low, high in itertools.pairwise(used):
+        assert bool((high < low).all())
+    torch.testing.assert_close(used[3], reward - 10 * amount)
+
+
+def test_no_penalty_is_no_function() -> None:
+    none = make_penalty("none", 0.0)
+    assert none.u is None and not none.needs_std
+
+
+def test_bad_penalties_are_told() -> None:
+    with pytest.raises(ValueError, match=r"penalty\.name: 'ens_st' is none of none, ens_std_mean"):
+        make_penalty("ens_st", 1.0)
+    with pytest.raises(ValueError, match=r"penalty\.alpha: -1.* is negative"):
+        make_penalty("ens_std_mean", -1.0)
+
+
+def test_heads_compute_a_std_only_where_it_is_needed() -> None:
+    needs = {name for name in ALL if make_penalty(name, 1.0).needs_std}
+    assert needs == {"max_aleatoric", "ens_var", "ens_std"}

@@ -1,0 +1,381 @@
+"""The loop: an interrupted run is the uninterrupted one, rewards and looking change nothing, counters count."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent import checkpoint, monitor
+from agent.agent import Agent
+from agent.batch import to_device
+from agent.collect import run_episodes
+from agent.data import Replay
+from agent.trainer import Trainer
+from demos import dataset
+from envs import vector
+from envs.episode import to_pairs
+from envs.toy import CountEnv, count_expert, count_from_image
+from envs.vector import VectorEnv
+from tests.agent.runs import LocalVector, assert_same, differences, lines, local, moments, start, state, trained
+
+PRETRAINING, UPDATES = 8, 20  # of a run with runs.TINY
+
+
+@pytest.fixture(autouse=True)
+def _local(monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run without interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        local(patch)
+        start(run)
+    counters = state(run)["counters"]
+    assert (counters["env_steps"], counters["updates"]) == (120, UPDATES)
+    yield run
+
+
+def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int, act: Callable[[], Any]) -> None:
+    """Let the `call`-th call of a method (from 1) begin with `act`."""
+    real, calls = getattr(owner, name), 0
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            act()
+        return real(*args, **options)
+
+    patch.setattr(owner, name, wrapped)
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(run_dir: Path, whole: Path) -> None:
+    start(run_dir, "steps=60")
+    assert differences(trained(run_dir), trained(whole))
+    start(run_dir)
+    assert_same(run_dir, whole)
+    assert moments(run_dir) == moments(whole)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (Agent, "update", 2),  # pre-training
+        (Agent, "update", 6),  # the second stage
+        (Agent, "update", PRETRAINING + 5),  # between the updates that one episode pays for
+        (Agent, "update", UPDATES - 1),  # when all steps are taken and one of their updates is left
+        (Agent, "update", UPDATES),  # the last
+        (LocalVector, "step", 10),  # the first evaluation
+        (LocalVector, "step", 2 * 30 + 45),  # collecting the second episode
+        (LocalVector, "step", 2 * 30 + 2 * 30 + 15),  # the second evaluation
+    ],
+)
+def test_a_run_stopped_by_ctrl_c_continues_as_if_it_had_not_been(
+    run_dir: Path, whole: Path, owner: Any, name: str, call: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, owner, name, call, lambda: signal.raise_signal(signal.SIGINT))
+        start(run_dir, expect=130)
+    assert "stopped and saved" in (run_dir / "log.txt").read_text()
+    if owner is Agent:
+        assert state(run_dir)["counters"]["updates"] == call
+    start(run_dir)
+    assert_same(run_dir, whole)
+    assert moments(run_dir) == moments(whole)
+
+
+def test_a_job_that_is_ended_saves_although_its_environments_die_with_it(run_dir: Path, whole: Path) -> None:
+    def end() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise vector.EnvError("environment worker 0 died")
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, LocalVector, "step", 2 * 30 + 45, end)
+        start(run_dir, expect=130)
+    start(run_dir)
+    assert_same(run_dir, whole)
+
+
+def test_saving_after_every_update_changes_nothing(run_dir: Path, whole: Path) -> None:
+    start(run_dir, "save_seconds=0")
+    assert_same(run_dir, whole)
+
+
+@pytest.mark.parametrize("save", [3, PRETRAINING + 2, 15])
+def test_a_run_that_dies_after_any_save_continues_from_there(run_dir: Path, whole: Path, save: int) -> None:
+    class Died(BaseException):
+        """Ends the process, as far as the run can tell."""
+
+    def die() -> None:
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(
+            patch, Replay, "commit", save, die
+        )  # the checkpoint is there, the rows of dropped ones are not yet free
+        with pytest.raises(Died):
+            start(run_dir, "save_seconds=0")
+    start(run_dir)
+    assert_same(run_dir, whole)
+    assert moments(run_dir) == moments(whole), "lines written after the checkpoint were made again, and are there once"
+
+
+def test_resuming_is_exact_where_old_episodes_are_evicted(run_dir: Path, tmp_path: Path) -> None:
+    options = ("data.capacity=170", "save_seconds=0")  # 93 rows of demonstrations and two episodes
+    start(run_dir, *options)
+    start(tmp_path / "parts", *options, "steps=60")
+    start(tmp_path / "parts", *options)
+    kept = trained(run_dir)["replay"]["episodes"]
+    assert [entry[0] for entry in kept] == [0, 1, 2, 5, 6]
+    assert_same(run_dir, tmp_path / "parts")
+
+
+def test_offline_runs_resume_exactly_too(run_dir: Path, tmp_path: Path) -> None:
+    options = ("algo=bc_rssm", "eval.every=4")
+    start(run_dir, *options, "steps=9")
+    other = tmp_path / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, Agent, "update", 3, lambda: signal.raise_signal(signal.SIGINT))
+        start(other, *options, "steps=6", expect=130)
+    start(other, *options, "steps=6")
+    start(other, *options, "steps=9")
+    assert_same(run_dir, other)
+    counters = state(run_dir)["counters"]
+    assert counters["updates"] == 9 and not counters.get("env_steps")
+
+
+def test_the_time_limit_ends_pretraining_and_a_longer_one_goes_on(run_dir: Path, whole: Path) -> None:
+    start(run_dir, "minutes=0")
+    assert state(run_dir)["counters"].get("updates", 0) == 0
+    start(run_dir)
+    assert_same(run_dir, whole)
+
+
+def test_a_finished_run_is_left_alone(run_dir: Path, whole: Path) -> None:
+    start(run_dir)
+    before = moments(run_dir)
+    start(run_dir)
+    assert_same(run_dir, whole)
+    assert moments(run_dir) == before
+
+
+# ---------------------------------------------------------------------- what must not change training
+
+
+def test_looking_does_not_change_the_training(
+    run_dir: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(run_dir, "eval.every=40", "eval.episodes=3", "eval.videos=true")
+    assert_same(run_dir, whole, without=("next_eval", "evaluated"))
+
+    def nothing(trainer: Trainer) -> dict[str, float]:
+        return {"eval/score_mode": 0.0, "eval/score_sampled": 0.0}
+
+    monkeypatch.setattr(monitor, "evaluate", nothing)
+    start(tmp_path / "blind")
+    assert_same(tmp_path / "blind", whole)
+
+
+@pytest.mark.parametrize("algo", ["cmil", "vmail", "bc_rssm", "bc_cnn"])
+def test_rewards_cannot_reach_a_learner(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+) -> None:
+    """Algorithms 5.1.3: poisoned rewards of environments and demonstrations, the same parameters."""
+    options = (f"algo={algo}", "steps=60") if algo in ("cmil", "vmail") else (f"algo={algo}", "steps=4")
+    start(run_dir, *options)
+    rng = np.random.default_rng(0)
+
+    class Poisoned(LocalVector):
+        """Lies about everything that only evaluation may know."""
+
+        def step(self, actions: np.ndarray) -> Any:
+            obs, reward, terminated, truncated, infos = super().step(actions)
+            lies = {"score": rng.random(), "success": True, "tasks_done": np.ones(1, np.float32)}
+            return obs, np.full_like(reward, np.nan), terminated, truncated, [info | lies for info in infos]
+
+    real = dataset.load
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        episodes = real(*args, **kwargs)
+        assert all(np.isnan(episode.reward).all() for episode in episodes)
+        return [dataclasses.replace(e, reward=rng.normal(size=len(e)).astype(np.float32)) for e in episodes]
+
+    monkeypatch.setattr(vector, "VectorEnv", Poisoned)
+    monkeypatch.setattr(dataset, "load", load)
+    start(tmp_path / "poisoned", *options)
+    assert_same(run_dir, tmp_path / "poisoned")
+    for module in state(run_dir)["modules"].values():
+        assert all(bool(torch.isfinite(value).all()) for value in module.values())
+
+
+# ---------------------------------------------------------------------- counters
+
+
+def test_counters_count_training_steps_and_only_those(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Algorithms 1.3, 5.1.6: seed steps apart, demonstrations and evaluation never."""
+    taken = {True: 0, False: 0}
+    watching = False
+    evaluate, step = monitor.evaluate, LocalVector.step
+
+    def watch(trainer: Trainer) -> Any:
+        nonlocal watching
+        watching = True
+        found = evaluate(trainer)
+        watching = False
+        return found
+
+    def count(self: LocalVector, actions: np.ndarray) -> Any:
+        taken[watching] += 1  # of every environment: one collects, the second idles
+        return step(self, actions)
+
+    monkeypatch.setattr(monitor, "evaluate", watch)
+    monkeypatch.setattr(LocalVector, "step", count)
+    start(run_dir, "data.seed_steps=40", "eval.every=30", "eval.episodes=3")
+    counters = state(run_dir)["counters"]
+    assert taken[False] == counters["env_steps"] == 120
+    assert taken[True] > 120
+    assert counters["env_steps/seed"] == 60, "whole episodes, so the second passes the 40 steps"
+    assert counters["env_steps/policy"] == 60
+    assert counters["updates"] == PRETRAINING + 6, "steps of the seed episodes pay for no updates"
+    last = [line for line in lines(run_dir) if "env_steps/seed" in line][-1]
+    assert (last["env_steps/seed"], last["env_steps/policy"], last["env_steps/reward"]) == (60, 60, 0)
+
+
+def test_training_and_monitoring_use_other_seeds(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    reset = LocalVector.reset
+
+    def note(self: LocalVector, seeds: Any) -> Any:
+        seen.extend(seeds)
+        return reset(self, seeds)
+
+    monkeypatch.setattr(LocalVector, "reset", note)
+    start(run_dir, "eval.episodes=3")
+    watched = {seed for seed in seen if seed >= monitor.EVAL_SEEDS}
+    assert watched == {monitor.EVAL_SEEDS + 1_000_000 + i for i in range(3)}
+    assert len(set(seen) - watched) == 4, "every training episode has its own seed"
+
+
+# ---------------------------------------------------------------------- alignment
+
+
+class CountingPolicy:
+    """Acts as CountEnv's expert does, from the picture that it is shown; stands in for an agent."""
+
+    def __init__(self) -> None:
+        self.world = self
+
+    def initial(self, n: int) -> list[np.ndarray]:
+        """The carry: the actions chosen so far."""
+        return []
+
+    def act(self, obs: np.ndarray, action: np.ndarray, first: np.ndarray, carry: list[np.ndarray], **_: Any) -> Any:
+        """The expert's next action (n, 1); checks that the action which led here is handed back."""
+        assert first.all() == (not carry)
+        np.testing.assert_array_equal(action, carry[-1] if carry else np.zeros_like(action))
+        chosen = np.stack([count_expert(np.array([count_from_image(image)])) for image in obs])
+        return chosen, [*carry, chosen]
+
+
+def test_every_pair_joins_an_action_with_the_observation_it_was_taken_in(tmp_path: Path) -> None:
+    """Algorithms 5.1.1: collect -> replay -> chunk -> to_pairs."""
+    replay = Replay(tmp_path, obs_shape=(64, 64, 3), obs_dtype=np.uint8, action_size=1, capacity=200, budget_gb=1.0)
+    with VectorEnv("count", "pixels", 2, processes=False) as envs:
+        traces = run_episodes(CountingPolicy(), envs, [1, 2, 3], mode=True)  # type: ignore[arg-type]
+    assert [t.seed for t in traces] == [1, 2, 3] and all(t.steps == CountEnv.horizon for t in traces)
+    assert all(t.success and t.score == 1.0 and not t.terminal for t in traces)
+    for trace in traces:
+        replay.add_episode(**trace.arrays())
+    rows = replay.sample(16, 30, np.random.default_rng(0))  # longer than an episode, so that chunks are continued
+    chunk = to_device(rows, 0, torch.device("cpu"))
+    count = torch.tensor([[float(count_from_image(image)) for image in images] for images in rows.obs])[..., None]
+    pairs = to_pairs(count, chunk.action, chunk.is_terminal, axis=1)
+    inside = ~chunk.is_first[:, 1:]
+    assert 0 < int((~inside).sum()) < inside.numel() / 5
+    assert torch.allclose(pairs.action[inside], (pairs.state[inside] + 1) / 20)
+    assert torch.equal(pairs.next_state[inside], pairs.state[inside] + 1)
+    assert not pairs.done.any(), "a time-out is not a termination"
+    shifted = chunk.action[:, :-1]
+    assert not torch.isclose(shifted[inside], (pairs.state[inside] + 1) / 20).any(), "a row late must not pass"
+
+
+# ---------------------------------------------------------------------- trouble
+
+
+@pytest.mark.parametrize("where", ["world.safetensors", "latest.json"])
+def test_a_full_disk_while_saving_loses_nothing(
+    run_dir: Path, whole: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    write, saves = checkpoint._write, 0
+
+    def full(path: Path, data: bytes) -> None:
+        nonlocal saves
+        if where in path.name:
+            saves += 1
+            if saves == 4:
+                path.write_bytes(data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_write", full)
+        start(run_dir, "save_seconds=0", expect=1)
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told and told.startswith("agent.train: disk full while saving a checkpoint")
+    assert "is intact" in told
+    assert state(run_dir)["counters"]["updates"] in (3, 4)
+    start(run_dir)
+    assert_same(run_dir, whole)
+
+
+def test_a_second_training_of_the_same_run_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, Agent, "update", 3, lambda: start(run_dir, expect=1))
+        start(run_dir, "steps=30")
+    told = capsys.readouterr().err.strip()
+    held = f"agent.train: {run_dir}: process {os.getpid()} is training in this run folder"
+    assert told == f"{held}; stop it first, or name another run"
+    start(run_dir, "steps=30")  # the lock is gone with its holder
+
+
+def test_a_dead_environment_is_an_error_with_its_cause(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def die() -> None:
+        raise vector.EnvError("environment worker 0 (line, pixels) died; was it killed?")
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, LocalVector, "step", 70, die)
+        start(run_dir, expect=1)
+    assert "worker 0 (line, pixels) died" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- devices
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algo", ["cmil", "vmail", "bc_rssm", "bc_cnn", "cmil_official"])
+def test_a_cycle_on_cuda(run_dir: Path, algo: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    first, second, third = (3, 6, 9) if algo.startswith("bc") else (30, 60, 90)
+    small = "data.stages=[{name: a, updates: 2, parts: [world, reward, policy]}]"
+    options = (f"algo={algo}", "data.bf16=true", "eval.videos=true", *([small] if "official" in algo else []))
+    start(run_dir, *options, "device=cuda", f"steps={first}")
+    start(run_dir, *options, "device=cuda", f"steps={second}")
+    for module in state(run_dir)["modules"].values():
+        assert all(bool(torch.isfinite(value).all()) for value in module.values())
+    start(run_dir, *options, "device=cpu", f"steps={third}")  # a checkpoint goes where it is needed

@@ -1,0 +1,1 @@
+"""Tests of the networks, distributions and world models."""
