@@ -66,9 +66,8 @@ def run_episodes(
     n = len(envs)
     for begin in range(0, len(seeds), n):
         group = list(seeds[begin : begin + n])
-        padded = group + [group[-1]] * (n - len(group))  # idle environments repeat the last seed and are ignored
         try:
-            traces += _run_group(agent, envs, padded, mode, noise, should_stop, on_step)[: len(group)]
+            traces += _run_group(agent, envs, group, mode, noise, should_stop, on_step)
         except EnvError as error:
             if should_stop():  # Ctrl-C and the end of a job reach the environments' processes as well
                 raise Interrupted from error
@@ -85,7 +84,7 @@ def _run_group(
     should_stop: Callable[[], bool],
     on_step: Callable[[int], None],
 ) -> list[Trace]:
-    n = len(envs)
+    n = len(seeds)
     obs, infos = envs.reset(seeds)
     action = np.zeros((n, *envs.action_space.shape), np.float32)
     first, running = np.ones(n, bool), np.ones(n, bool)

@@ -81,10 +81,10 @@ class VectorEnv:
         self.close()
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Reset all, environment i with seeds[i]; return observations (n, ...) and infos."""
+        """Reset the first len(seeds) environments; return observations (n, ...) and infos."""
         self._check_open()
-        if len(seeds) != len(self):
-            raise EnvError(f"{len(self)} environments need as many seeds, got {len(seeds)}")
+        if not 1 <= len(seeds) <= len(self):
+            raise EnvError(f"{len(self)} environments take 1 to {len(self)} seeds, got {len(seeds)}")
         results = self._all([("reset", (int(seed), None)) for seed in seeds])
         return np.stack([obs for obs, _ in results]), [info for _, info in results]
 
@@ -94,10 +94,10 @@ class VectorEnv:
         return result
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step all with actions (n, A); return obs (n, ...), reward, terminated, truncated (n,), and infos."""
+        """Step the first len(actions) environments: obs (n, ...), reward, terminated, truncated (n,), infos."""
         self._check_open()
-        if len(actions) != len(self):
-            raise EnvError(f"{len(self)} environments need as many actions, got {len(actions)}")
+        if not 1 <= len(actions) <= len(self):
+            raise EnvError(f"{len(self)} environments take 1 to {len(self)} actions, got {len(actions)}")
         results: list[_Step] = self._all([("step", np.asarray(action)) for action in actions])
         obs, reward, terminated, truncated, infos = zip(*results, strict=True)
         flags = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
@@ -142,9 +142,10 @@ class VectorEnv:
         """Send one command to each environment, then collect the answers in order."""
         self._check_open()
         try:
-            for worker, (command, value) in zip(self._workers, commands, strict=True):
+            asked = self._workers[: len(commands)]
+            for worker, (command, value) in zip(asked, commands, strict=True):
                 worker.send(command, value)
-            return [worker.receive() for worker in self._workers]
+            return [worker.receive() for worker in asked]
         except BaseException:
             # the other workers' answers are still in their pipes; going on would pair them with the wrong questions
             self.close()

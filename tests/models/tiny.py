@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agent.config import set_threads
 from models.dists import CategoricalLatent, GaussianLatent
 from models.latent import Latent
 from models.rssm import RSSM
 from models.world_model import Chunk, PixelWorldModel
 
 STOCH, DETER, ACTION, EMBED = 4, 6, 2, 5
+set_threads(0)  # as in training: memory is kept between updates, without which these tests take several times as long
 
 
 def make_rssm(members: int = 3, *, categorical: bool = False, seed: int = 0) -> RSSM:
