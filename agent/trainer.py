@@ -187,13 +187,19 @@ class Trainer:
             self.counters["env_steps/seed" if seeding else "env_steps/policy"] += trace.steps
             self.counters["pending"] += 0 if seeding else self.data["updates_per_step"] * trace.steps
             self.counters["episodes"] += 1
-        self.logger.scalars(
-            self.step,
-            {"train/score": float(np.mean([t.score for t in traces])), "updates": self.counters["updates"], **self._counts()},
-        )
+        seen = {"train/score": float(np.mean([t.score for t in traces]))}
+        if self.counters["episodes"] % 2 == 0:
+            seen |= self._diagnose()
+        self.logger.scalars(self.step, seen | self._costs() | self._counts())
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
+
+    def _diagnose(self) -> dict[str, float]:
+        """CMIL's Theorem-2 quantities; looking must not change the training's random numbers."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            return monitor.diagnose(self)
 
     def _counts(self) -> dict[str, float]:
         return {k: v for k, v in self.counters.items() if k.startswith("env_steps")} | {"env_steps/reward": 0.0}

@@ -25,7 +25,7 @@ class RSSM(nn.Module):
         self, latent: GaussianLatent | CategoricalLatent, *, deter: int, hidden: int, members: int, embed: int, action: int
     ) -> None:
         super().__init__()
-        self.latent, self.deter, self.hidden, self.members = latent, deter, hidden, members
+        self.latent, self.deter, self.members = latent, deter, members
         stoch = latent.stoch
         self.in_stoch = nn.Linear(stoch, hidden, bias=False)  # [z, a] -> e, split so that a whole chunk's
         self.in_action = nn.Linear(action, hidden)  # actions are projected in one product

@@ -1,0 +1,73 @@
+"""End to end: CMIL learns LineEnv from pixels, and trains on the demonstrations released with its paper (slow)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import evaluate
+from agent.evaluate import Options
+from envs.make import make
+from envs.toy import line_expert
+from tests.agent.runs import LocalVector, lines, state
+from tests.agent.runs import start as train
+
+pytestmark = pytest.mark.slow
+EPISODES = 40
+
+
+def played(seeds: list[int], policy: Any) -> np.ndarray:
+    """Scores of a function (state, rng) -> action on LineEnv."""
+    env, rng, scores = make("line", "state"), np.random.default_rng(0), []
+    for seed in seeds:
+        _, info = env.reset(seed=seed)
+        over = False
+        while not over:
+            _, _, terminated, truncated, info = env.step(policy(info["state"], rng))
+            over = terminated or truncated
+        scores.append(info["score"])
+    return np.array(scores)
+
+
+def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float:
+    """One-sided p-value of mean(a) > mean(b) for pairs: signs of the differences are exchangeable if nothing differs."""
+    difference = a - b
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (draws, len(difference)))
+    return float((1 + ((signs * difference).mean(1) >= difference.mean()).sum()) / (draws + 1))
+
+
+def test_cmil_learns_line_from_pixels(run_dir: Path) -> None:
+    """Algorithms 5.7.1: better than random, and 90 % of the expert."""
+    settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=0.2", "log_every=100")
+    train(run_dir, *settings)
+    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
+    seeds = [episode["seed"] for episode in results["mode"]["each"]]
+    expert = played(seeds, lambda state, rng: line_expert(state))
+    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
+    for kind in ("mode", "sampled"):
+        scores = np.array([episode["score"] for episode in results[kind]["each"]])
+        assert permutation_test(scores, chance) < 0.001, (kind, scores.mean(), chance.mean())
+    reached = results["mode"]["score"][0]
+    assert reached >= 0.9 * expert.mean(), (reached, expert.mean())
+    assert permutation_test(chance, expert) > 0.99, "the test itself can tell worse from better"
+
+
+def test_cmil_trains_on_the_demonstrations_of_its_paper(
+    run_dir: Path, datasets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = datasets / "cmil" / "kitchen"
+    if not folder.is_dir():
+        pytest.skip("the CMIL demonstrations are not there: ../shared/datasets/cmil/kitchen does not exist")
+    monkeypatch.setattr("envs.vector.VectorEnv", LocalVector)
+    settings = ("task=kitchen", f"demos={folder}", "n_demos=10", "steps=560", "eval.every=560", "eval.videos=true")
+    train(run_dir, *settings, "data.updates_per_step=0.01")
+    counters = state(run_dir)["counters"]
+    assert (counters["env_steps"], counters["episodes"], counters["updates"]) == (560, 2, 8 + 5)
+    kinds = [entry[3] for entry in state(run_dir)["replay"]["episodes"]]
+    assert kinds == [True] * 10 + [False] * 2
+    scores = [line["eval/score_mode"] for line in lines(run_dir) if "eval/score_mode" in line]
+    assert len(scores) == 2 and all(0 <= score <= 4 for score in scores)
+    assert list(run_dir.glob("videos/policy-*.gif")) and list(run_dir.glob("videos/open_loop-*.gif"))

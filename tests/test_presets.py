@@ -1,0 +1,155 @@
+"""Presets as built objects: sizes of the networks, no option without effect (algorithms 3.1, 3.2, 5.1.10)."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+
+from agent.agent import Agent, UpdateOptions
+from agent.build import build_agent
+from agent.config import CONFIGS, load_config
+from agent.optim import Optimiser
+from agent.penalties import Penalty
+from agent.policy.backprop import BackpropPolicy
+from agent.policy.bc import BCPolicy
+from agent.reward.bce import BCEReward
+from agent.starts import MixtureStarts, ReplayStarts
+from models.actor_critic import Actor, Critics
+from models.nets import MLP, Decoder, Encoder, StackedMLP
+from models.reward_net import RewardNet
+from models.rssm import RSSM
+from models.world_model import FrameStack, PixelWorldModel
+
+ROOT = Path(__file__).resolve().parents[1]
+ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
+SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
+ACTIONS = 9  # the Kitchen's
+
+
+@functools.cache
+def preset(algo: str, size: str) -> dict[str, Any]:
+    return load_config([f"algo={algo}", f"size={size}", "device=cpu"])[0]
+
+
+def build(algo: str, size: str) -> Agent:
+    torch.manual_seed(0)
+    return build_agent(preset(algo, size), ACTIONS, torch.device("cpu"))
+
+
+def widths(net: nn.Module) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every dense layer of an MLP, or of one member of a stack of them."""
+    if isinstance(net, StackedMLP):
+        return [(layer.weight.shape[1], layer.weight.shape[2]) for layer in net.layers]
+    return [(layer.in_features, layer.out_features) for layer in net.modules() if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_preset_can_be_built_at_every_size(algo: str, size: str) -> None:
+    agent, config = build(algo, size), preset(algo, size)
+    assert (config["algo"]["name"], config["size"]["name"]) == (algo, size)
+    for name, optimiser in agent.optimisers.items():
+        group = optimiser.adam.param_groups[0]
+        asked = config["optim"][name]
+        assert group["lr"] == asked["lr"] and group["eps"] == asked["eps"] and optimiser.clip == asked["clip"]
+        assert group["lr"] * group["weight_decay"] == pytest.approx(asked["wd"])
+    assert agent.options.bf16 == config["data"]["bf16"] and agent.options.ema == config["ema"]
+    assert agent.options.horizon == config["policy"].get("horizon", 0)
+    if agent.world.can_imagine:
+        assert agent.penalty.alpha == config["penalty"]["alpha"]
+
+
+def test_networks_of_the_official_preset() -> None:
+    """Algorithms 2.1 and 3.1: the sizes that the official code builds."""
+    agent = build("cmil_official", "base")
+    world, policy = agent.world, agent.policy
+    assert isinstance(world, PixelWorldModel) and isinstance(policy, BackpropPolicy)
+    assert world.feat == 760 and world.encoder.size == 1536 and world.encoder.convs[0].out_channels == 48
+    assert world.encoder.act(torch.tensor(-1.0)).item() == pytest.approx(-0.632, abs=1e-3), "ELU"
+    assert world.rssm.gru.weight.shape == (3 * 400, 400 + 400)
+    assert world.rssm.prior_in.weight.shape == (10, 400, 400) and world.rssm.prior_out.weight.shape == (10, 400, 720)
+    assert world.rssm.post_embed.weight.shape == (400, 1536) and world.behaviour is None and world.decode_rows == 0
+    assert widths(policy.actor.net) == [(760, 400), (400, 400), (400, 400), (400, 400), (400, 18)]
+    assert widths(policy.critics.nets) == [(769, 400), (400, 400), (400, 400), (400, 400), (400, 1)]
+    assert policy.critics.nets.layers[0].weight.shape[0] == 2
+    assert agent.reward is not None and agent.slow is None and not agent.options.joint_batch
+    assert isinstance(agent.starts, ReplayStarts) and agent.starts.per_chunk == 0
+
+
+@pytest.mark.xfail(strict=True, reason="configs: reward.hidden follows size.units (400); the official code has 2 x 200")
+def test_discriminator_of_the_official_preset() -> None:
+    reward = build("cmil_official", "base").reward
+    assert reward is not None and widths(reward.net.net) == [(769, 200), (200, 200), (200, 1)]
+
+
+@pytest.mark.xfail(strict=True, reason="configs: cmil_official does not set steps (2e5 in the official code)")
+def test_length_of_the_official_preset() -> None:
+    assert preset("cmil_official", "base")["steps"] == 200_000
+
+
+@pytest.mark.xfail(strict=True, reason="configs: V-MAIL is given BC updates and, at size=small, the behaviour head")
+@pytest.mark.parametrize("size", ["base", "small"])
+@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.startswith("vmail")])
+def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: str, size: str) -> None:
+    """Algorithms 3.2: no BC. Otherwise the baseline is not the baseline."""
+    config = preset(algo, size)
+    assert config["policy"]["beta_bc"] == 0 and config["world_model"]["behaviour_scale"] == 0
+    assert not [s["name"] for s in config["data"]["stages"] if s["updates"] > 0 and "clone" in s["parts"]]
+
+
+# ---------------------------------------------------------------------- options without effect
+
+BUILT = (
+    *(Agent, UpdateOptions, Penalty, Optimiser, ReplayStarts, MixtureStarts),
+    *(BCEReward, RewardNet, BackpropPolicy, BCPolicy, Actor, Critics),
+    *(PixelWorldModel, FrameStack, RSSM, Encoder, Decoder, MLP, StackedMLP),
+)
+
+
+def attributes_read() -> set[str]:
+    """Names x of all expressions `something.x` that read."""
+    found = set()
+    for package in ("agent", "models"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("cls", BUILT, ids=lambda cls: cls.__name__)
+def test_no_option_is_accepted_and_then_ignored(cls: type) -> None:
+    """What a class is given it uses, and what it stores for later somebody reads."""
+    read = attributes_read()
+    if "__init__" not in vars(cls) or hasattr(cls, "__dataclass_fields__"):
+        assert set(cls.__dataclass_fields__) - {"name"} <= read
+        return
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__))).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    given = {a.arg for a in (*tree.args.args, *tree.args.kwonlyargs)} - {"self"}
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    assert given - used <= ({"action"} if cls is FrameStack else set()), "a frame stack needs no action"
+    stored = {
+        n.attr
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name)
+    }
+    assert stored <= read
+
+
+def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
+    """Defaults in code that no file shows could not be found in a run's config.yaml."""
+    parts = [(PixelWorldModel, "world_model"), (BCEReward, "reward"), (BackpropPolicy, "policy")]
+    for cls, part in parts:
+        node = preset("cmil", "debug")[part]
+        options = {n for n, p in inspect.signature(cls).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        assert options - set(node) <= {"action", "behaviour_hidden"}, part
