@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +31,10 @@ FULL = frozenset({"world", "reward", "policy"})
 class UpdateOptions:
     """Options of one update.
 
-    horizon: H. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema: decay of the averaged
-    weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so that one update
+    horizon: H. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema: decay of the
+    averaged
+    weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so that one
+    update
     more or less decides between hooking a handle and missing it in *every* episode; averaging removes that lottery.
     """
 
@@ -65,7 +65,9 @@ class Agent(nn.Module):
         super().__init__()
         self.world, self.reward, self.policy = world, reward, policy
         self.starts, self.penalty, self.options = starts, penalty, options
-        self.slow = copy.deepcopy(nn.ModuleDict({"world": world, "actor": policy.actor})) if options.ema > 0 else None
+        self.slow: nn.ModuleDict | None = (
+            copy.deepcopy(nn.ModuleDict({"world": world, "actor": policy.actor})) if options.ema > 0 else None
+        )
         if self.slow is not None:
             self.slow.requires_grad_(False)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
@@ -87,13 +89,17 @@ class Agent(nn.Module):
 
     # ---- acting ----
     @torch.no_grad()
-    def act(self, obs: np.ndarray, action: np.ndarray, is_first: np.ndarray, carry: Any, *, mode: bool, noise: float = 0.0) -> tuple[np.ndarray, Any]:
+    def act(
+        self, obs: np.ndarray, action: np.ndarray, is_first: np.ndarray, carry: Any, *, mode: bool, noise: float = 0.0
+    ) -> tuple[np.ndarray, Any]:
         """obs (n, ...), the action that led to it (n, A), is_first (n,) -> next action (n, A) in [-1, 1], carry.
 
-        ``mode``: the policy's most likely action on the posterior mean, else samples (plus N(0, noise^2), V-MAIL's exploration).
+        ``mode``: the policy's most likely action on the posterior mean, else samples (plus N(0, noise^2), V-MAIL's
+        exploration).
         """
         tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
-        world, actor = (self.world, self.policy.actor) if self.slow is None else (self.slow["world"], self.slow["actor"])
+        world: Any = self.world if self.slow is None else self.slow["world"]
+        actor: Any = self.policy.actor if self.slow is None else self.slow["actor"]
         z, carry = world.filter(*tensors, carry, sample=not mode)
         dist = actor(z.feat)
         chosen = dist.mode() if mode else dist.rsample()
@@ -102,8 +108,11 @@ class Agent(nn.Module):
         return chosen.clamp(-1, 1).cpu().numpy(), carry
 
     # ---- learning ----
-    def update(self, agent_chunk: Chunk, expert_chunk: Chunk, index: int, parts: frozenset[str] = FULL) -> dict[str, Tensor]:
-        """One gradient step (algorithms 3.1, steps 1-6) on the named ``parts``; metrics stay tensors (no synchronisation).
+    def update(
+        self, agent_chunk: Chunk, expert_chunk: Chunk, index: int, parts: frozenset[str] = FULL
+    ) -> dict[str, Tensor]:
+        """One gradient step (algorithms 3.1, steps 1-6) on the named ``parts``; metrics stay tensors (no
+        synchronisation).
 
         parts: "world", "reward", "policy", or "clone" instead of "policy" for the BC term alone.
         """
@@ -117,7 +126,9 @@ class Agent(nn.Module):
         self.average(index)
 
     def gradient_step(self, agent_chunk: Chunk, expert_chunk: Chunk, parts: frozenset[str]) -> dict[str, Tensor]:
-        """Steps 1-5: fixed shapes, no branch on data, no synchronisation, so that ``graph.GraphedUpdate`` can capture it."""
+        """Steps 1-5: fixed shapes, no branch on data, no synchronisation, so that ``graph.GraphedUpdate`` can capture
+        it.
+        """
         own, demo, metrics = self._fit_world(agent_chunk, expert_chunk, "world" in parts)
         if "policy" not in parts and "clone" not in parts:
             return metrics
@@ -143,10 +154,12 @@ class Agent(nn.Module):
         if self.slow is None:
             return
         decay = min(self.options.ema, (1 + index) / (10 + index))
-        newest = [*self.world.parameters(), *self.policy.actor.parameters()]
+        newest: list[Tensor] = [*self.world.parameters(), *self.policy.actor.parameters()]
         torch._foreach_lerp_([*self.slow.parameters()], newest, 1 - decay)
 
-    def _fit_world(self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool) -> tuple[Latent, Latent, dict[str, Tensor]]:
+    def _fit_world(
+        self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool
+    ) -> tuple[Latent, Latent, dict[str, Tensor]]:
         """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks (which may be one)."""
         same = expert_chunk is agent_chunk
         if self.world.learns == "policy" or not fit:
@@ -165,7 +178,10 @@ class Agent(nn.Module):
             return z[:n], z[n:], metrics
         if same:
             return z, z, metrics
-        with torch.no_grad(), self.autocast():  # a new context: within one, autocast would reuse its copies of the old weights
+        with (
+            torch.no_grad(),
+            self.autocast(),
+        ):  # a new context: within one, autocast would reuse its copies of the old weights
             return z, self.world.observe(expert_chunk), metrics
 
     def _clone_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
@@ -182,7 +198,9 @@ class Agent(nn.Module):
         with frozen(self.world, reward_net):
             rollout = imagine(self.world, self.policy.actor, start.latent, self.options.horizon, self.penalty)
             x = reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=True)
-            learned = reward_net.reward(x if reward_net.noise_in_reward else reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=False))
+            learned = reward_net.reward(
+                x if reward_net.noise_in_reward else reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=False)
+            )
             reward = penalised(learned, rollout.u, self.penalty)
         alive = rollout.alive[:-1].flatten()
         x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
@@ -193,13 +211,17 @@ class Agent(nn.Module):
         return {"reward": reward_loss, **losses}, metrics
 
     def _data_pairs(self, own: Latent, chunk: Chunk, start: StartSet) -> DataPairs | None:
-        """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs, algorithms 3.1)."""
+        """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs,
+        algorithms 3.1).
+        """
         if start.replay == 0 or self.reward is None:
             return None
         b, t = chunk.action.shape[:2]
         rows = start.rows
         before = (rows - 1).clamp_min(0)
-        weight = ((rows > 0) & (rows < t - 1)).float() * (~chunk.is_first[:, rows]).float() * chunk.valid[:, before].float()
+        weight = (
+            ((rows > 0) & (rows < t - 1)).float() * (~chunk.is_first[:, rows]).float() * chunk.valid[:, before].float()
+        )
         feat, action = own.feat[:, before].flatten(0, 1), chunk.action[:, rows].flatten(0, 1)
         with torch.no_grad():
             reward = self.reward.reward(self.reward.inputs(feat, action, noisy=False))

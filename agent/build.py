@@ -71,7 +71,9 @@ def build_agent(config: Config, action: int, device: torch.device) -> Agent:
         raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
     if policy.wants == "rollout" and reward is None:
         raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
-    options = UpdateOptions(config["policy"].get("horizon", 0), config["data"]["joint_batch"], config["data"]["bf16"], config["ema"])
+    options = UpdateOptions(
+        config["policy"].get("horizon", 0), config["data"]["joint_batch"], config["data"]["bf16"], config["ema"]
+    )
     return Agent(
         world,
         reward.to(device) if reward is not None else None,

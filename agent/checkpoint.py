@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 FORMAT = 1
 MODULES = ("world", "reward", "policy", "slow")  # attributes of the agent that are saved, where it has them
@@ -105,7 +106,7 @@ def _tensors(path: str, tensors: Mapping[str, Any]) -> bytes:
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(f"checkpoint: {path}.{key} is {type(value).__name__}, expected a tensor")
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
-    return safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
+    return save_tensors({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
 
 
 def _flatten_arrays(value: Any, path: str, arrays: dict[str, torch.Tensor]) -> Any:
@@ -266,10 +267,10 @@ def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def _decode(files: Mapping[str, bytes]) -> dict[str, Any]:
-    arrays = safetensors.torch.load(files["arrays.safetensors"])
+    arrays = load_tensors(files["arrays.safetensors"])
     state = _restore_arrays(json.loads(files["state.json"]), "state", arrays)
     modules = [name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors")]
-    state["modules"] = {n: safetensors.torch.load(files[f"{n}.safetensors"]) for n in modules if n != "arrays"}
+    state["modules"] = {n: load_tensors(files[f"{n}.safetensors"]) for n in modules if n != "arrays"}
     state["optimisers"] = _read_optimisers(files["optimisers.pt"])
     return state
 

@@ -41,7 +41,13 @@ class Trace:
         first, last, terminal = (np.zeros(rows, bool) for _ in range(3))
         first[0], last[-1], terminal[-1] = True, True, self.terminal
         action = np.stack(self.action).astype(np.float32)
-        return {"obs": np.stack(self.obs), "action": action, "is_first": first, "is_last": last, "is_terminal": terminal}
+        return {
+            "obs": np.stack(self.obs),
+            "action": action,
+            "is_first": first,
+            "is_last": last,
+            "is_terminal": terminal,
+        }
 
     def _see(self, info: dict[str, Any]) -> None:
         self.score, self.success = float(info["score"]), bool(info["success"])
@@ -58,7 +64,8 @@ def run_episodes(
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> list[Trace]:
-    """One episode per seed, ``len(envs)`` at a time, in lockstep; results do not depend on the number of processes' speed.
+    """One episode per seed, ``len(envs)`` at a time, in lockstep; results do not depend on the number of processes'
+    speed.
 
     Raises Interrupted when ``should_stop`` says so between two steps.
     """

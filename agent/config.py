@@ -96,8 +96,9 @@ def _size(overrides: list[str]) -> tuple[list[str], str]:
         return overrides, ""
     device = next((o.split("=", 1)[1] for o in overrides if o.startswith("device=")), "auto")
     cuda = pick_device(device).type == "cuda"
-    why = f"size=auto: {'base' if cuda else 'small'}, because {'CUDA is in use' if cuda else 'there is no CUDA device in use'}"
-    return [o for o in overrides if not o.startswith("size=")] + [f"size={'base' if cuda else 'small'}"], why
+    size, cause = ("base", "CUDA is in use") if cuda else ("small", "there is no CUDA device in use")
+    why = f"size=auto: {size}, because {cause}"
+    return [o for o in overrides if not o.startswith("size=")] + [f"size={size}"], why
 
 
 def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
@@ -113,7 +114,9 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         if key in GROUPS and value != "auto":
             choices = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml"))
             if value not in choices:
-                raise ConfigError(f"{key}={value}: no such {key}{_nearest(value, choices)} (known: {', '.join(choices)})")
+                raise ConfigError(
+                    f"{key}={value}: no such {key}{_nearest(value, choices)} (known: {', '.join(choices)})"
+                )
     given, note = _size([_quoted(o) for o in given])
     GlobalHydra.instance().clear()
     try:
@@ -123,7 +126,11 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             for o in given:
                 _parse(o)
                 key = o.split("=", 1)[0]
-                if key not in GROUPS and OmegaConf.select(plain, key, throw_on_missing=False) is None and key not in _keys(plain):
+                if (
+                    key not in GROUPS
+                    and OmegaConf.select(plain, key, throw_on_missing=False) is None
+                    and key not in _keys(plain)
+                ):
                     known = [k for k in _keys(plain) if not k.startswith("size.")]
                     raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
             config = compose("train", given)
@@ -141,11 +148,11 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             if isinstance(default[last], int) and isinstance(holder[last], float):
                 holder[last] = int(holder[last])  # 1e5 is a whole number, too
     for key, least in _LEAST.items():
-        value = resolved
+        found: Any = resolved
         for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None and value < least:
-            raise ConfigError(f"{key}={value}: expected at least {least}")
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None and found < least:
+            raise ConfigError(f"{key}={found}: expected at least {least}")
     return {str(k): v for k, v in resolved.items()}, note
 
 
@@ -183,9 +190,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def set_threads(threads: int) -> None:
-    """``threads`` torch threads (0 leaves torch's choice, one per physical core), and memory that is kept between updates.
+    """``threads`` torch threads (0 leaves torch's choice, one per physical core), and memory that is kept between
+    updates.
 
-    glibc returns large blocks to the system at once, so that every update would fault its activations in again: 15 % of a step.
+    glibc returns large blocks to the system at once, so that every update would fault its activations in again: 15 %
+    of a step.
     """
     if threads > 0:
         torch.set_num_threads(threads)

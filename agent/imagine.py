@@ -18,10 +18,11 @@ def imagine(
 ) -> Rollout:
     """Roll the policy H steps from N starts.
 
-        k        0         1        ...   H-1        H
-        z        z0 ---->  z1             z_{H-1} -> z_H
-        a        a0        a1             a_{H-1}              a_k ~ pi(. | sg feat_k)   (Dreamer: the actor's input is detached)
-        u        u0        u1             u_{H-1}              disagreement of the heads that produced z_{k+1}
+    k        0         1        ...   H-1        H
+    z        z0 ---->  z1             z_{H-1} -> z_H
+    a        a0        a1             a_{H-1}              a_k ~ pi(. | sg feat_k)   (Dreamer: the actor's input is
+    detached)
+    u        u0        u1             u_{H-1}              disagreement of the heads that produced z_{k+1}
     """
     z = start.detach()
     feats, actions, us, entropies = [z.feat], [], [], []
@@ -33,7 +34,9 @@ def imagine(
         feats.append(z.feat)
         actions.append(action)
         entropies.append(dist.entropy())
-        us.append(penalty.u(stats) if penalty.u is not None and stats is not None else action.new_zeros(action.shape[0]))
+        us.append(
+            penalty.u(stats) if penalty.u is not None and stats is not None else action.new_zeros(action.shape[0])
+        )
     feat = torch.stack(feats)
     alive = torch.ones(feat.shape[:2], device=feat.device)  # termination "ignore" (algorithms 1.4): no discount head
     return Rollout(feat, torch.stack(actions), torch.stack(us), alive, torch.stack(entropies))

@@ -1,4 +1,6 @@
-"""What training shows of itself: evaluation episodes, CMIL's Theorem-2 diagnostics, videos. Nothing here feeds learning."""
+"""What training shows of itself: evaluation episodes, CMIL's Theorem-2 diagnostics, videos. Nothing here feeds
+learning.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,10 @@ import numpy as np
 import torch
 
 from agent import video
-from agent.collect import Interrupted, Trace, run_episodes
-from agent.imagine import imagine
 from agent.batch import to_device
+from agent.collect import Interrupted, Trace, run_episodes
+from agent.data import Which
+from agent.imagine import imagine
 from agent.score import summarise
 from envs.episode import to_pairs
 from models.world_model import Chunk
@@ -55,7 +58,9 @@ def _flat(summary: dict[str, Any], name: str) -> dict[str, float]:
 
 @torch.no_grad()
 def diagnose(trainer: Trainer) -> dict[str, float]:
-    """CMIL Theorem 2 (paper's Fig. 3): noise-free discriminator gap on real pairs, disagreement in the model and on data."""
+    """CMIL Theorem 2 (paper's Fig. 3): noise-free discriminator gap on real pairs, disagreement in the model and on
+    data.
+    """
     agent, replay, data = trainer.agent, trainer.replay, trainer.data
     if agent.reward is None or not agent.world.can_imagine or not replay.ids("online"):
         return {}
@@ -74,7 +79,13 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
             assert stats is not None
             out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(agent.penalty.u(stats).mean())
             if name == "policy":
-                rollout = imagine(agent.world, agent.policy.actor, start[:: max(1, len(start.deter) // 64)], agent.options.horizon, agent.penalty)
+                rollout = imagine(
+                    agent.world,
+                    agent.policy.actor,
+                    start[:: max(1, len(start.deter) // 64)],
+                    agent.options.horizon,
+                    agent.penalty,
+                )
                 out["diag/u_model"] = float(rollout.u.mean())
     out["diag/disc_gap"] = out["diag/d_expert"] - out["diag/d_policy"]
     return out
@@ -95,10 +106,13 @@ def _videos(trainer: Trainer, trace: Trace) -> None:
 def _open_loop(trainer: Trainer) -> None:
     data = trainer.data
     rng = np.random.default_rng(1)
-    kinds = ["expert", "online" if trainer.replay.ids("online") else "expert"]
-    parts = [to_device(trainer.replay.sample(3, data["length"], rng, which=kind), 0, trainer.agent.device) for kind in kinds]
+    kinds: list[Which] = ["expert", "online" if trainer.replay.ids("online") else "expert"]
+    parts = [
+        to_device(trainer.replay.sample(3, data["length"], rng, which=kind), 0, trainer.agent.device) for kind in kinds
+    ]
     chunk = Chunk(*(torch.cat([getattr(p, n) for p in parts]) for n in Chunk.__dataclass_fields__))
-    model = trainer.agent.world.open_loop(chunk, min(CONTEXT, data["length"] - 1)).cpu().numpy()
+    world: Any = trainer.agent.world
+    model = world.open_loop(chunk, min(CONTEXT, data["length"] - 1)).cpu().numpy()
     truth = chunk.obs.cpu().numpy()
     predicted = (model * 255).round().astype(np.uint8)
     frames = video.open_loop(truth, predicted, context=CONTEXT, scale=2)

@@ -1,4 +1,6 @@
-"""Uncertainty penalties: pure functions of HeadStats, u >= 0 of shape = batch (algorithms 2.3). The sign lives in ``imagine.py``."""
+"""Uncertainty penalties: pure functions of HeadStats, u >= 0 of shape = batch (algorithms 2.3). The sign lives in
+``imagine.py``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def _safe_sqrt(x: Tensor) -> Tensor:
 
 
 def _deviation(stats: HeadStats) -> Tensor:
-    """mu_i - mu_bar: (..., K, S). Relative to the first member, so that equal members differ by exactly 0, not by rounding."""
+    """mu_i - mu_bar: (..., K, S). Relative to the first member, so that equal members differ by exactly 0, not by
+    rounding.
+    """
     shifted = stats.mean - stats.mean[..., :1, :].detach()
     return shifted - shifted.mean(-2, keepdim=True)
 
@@ -63,7 +67,9 @@ def max_dev(stats: HeadStats) -> Tensor:
 
 @dataclass(frozen=True)
 class Penalty:
-    """A penalty and its coefficient alpha_pen >= 0. ``u`` maps HeadStats (..., K, S) to (...); None means no penalty."""
+    """A penalty and its coefficient alpha_pen >= 0. ``u`` maps HeadStats (..., K, S) to (...); None means no
+    penalty.
+    """
 
     name: str
     alpha: float

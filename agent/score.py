@@ -12,7 +12,9 @@ from agent.collect import Trace
 
 
 def mean_interval(values: Sequence[float], *, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % percentile-bootstrap interval over episodes (fixed resampling seed, so a report is reproducible)."""
+    """Mean and 95 % percentile-bootstrap interval over episodes (fixed resampling seed, so a report is
+    reproducible).
+    """
     x = np.asarray(values, np.float64)
     if len(x) == 0:
         raise ValueError("no episodes to average")

@@ -12,7 +12,9 @@ from models.latent import Latent
 
 @dataclass(frozen=True)
 class StartSet:
-    """Starts of one update: latent (N,), the first ``replay`` of which are rows ``rows`` (R,) of the agent chunk, as (B, R)."""
+    """Starts of one update: latent (N,), the first ``replay`` of which are rows ``rows`` (R,) of the agent chunk, as
+    (B, R).
+    """
 
     latent: Latent
     rows: Tensor
@@ -47,7 +49,9 @@ class MixtureStarts:
         self.p, self.per_chunk = p, per_chunk
 
     def sample(self, agent: Latent, expert: Latent) -> StartSet:
-        """Replay rows stay in the batch (the data critic uses them); each is replaced by an expert row with probability p."""
+        """Replay rows stay in the batch (the data critic uses them); each is replaced by an expert row with
+        probability p.
+        """
         rows = _pick_rows(agent.stoch.shape[1], self.per_chunk, agent.stoch.device)
         own, demo = agent[:, rows].flatten(), expert.flatten()
         n = own.stoch.shape[0]

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train to the end. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted and saved."""
+    """Train to the end. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted and
+    saved.
+    """
     # Heavy imports happen here: environment workers import this module and need none of them.
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
@@ -32,7 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         return run(list(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, CheckpointError, ReplayError, DemoError, EnvError, RenderingError, OSError, ValueError) as error:
+    except (
+        ConfigError,
+        CheckpointError,
+        ReplayError,
+        DemoError,
+        EnvError,
+        RenderingError,
+        OSError,
+        ValueError,
+    ) as error:
         print(f"agent.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the loop began or after it ended: nothing to save
@@ -146,7 +157,8 @@ def _counts(trainer: Any) -> str:
 
 
 def load_weights(agent: Any, source: Path) -> str:
-    """Take the weights of run ``source`` wherever name and shape agree (BC before CMIL, another reward on the same model).
+    """Take the weights of run ``source`` wherever name and shape agree (BC before CMIL, another reward on the same
+    model).
 
     Returns a line for the log. Raises ConfigError when there is no checkpoint or nothing fits.
     """

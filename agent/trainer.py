@@ -23,7 +23,20 @@ from envs.episode import Episode
 from envs.vector import VectorEnv
 from models.world_model import Chunk
 
-NOT_IDENTITY = ("run", "init", "steps", "minutes", "threads", "quiet", "eval", "save_seconds", "log_every", "device", "demos", "graph")
+NOT_IDENTITY = (
+    "run",
+    "init",
+    "steps",
+    "minutes",
+    "threads",
+    "quiet",
+    "eval",
+    "save_seconds",
+    "log_every",
+    "device",
+    "demos",
+    "graph",
+)
 
 
 def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +74,9 @@ class Trainer:
         self._started = self._saved = time.monotonic()
         if state is None:
             self._first_fill()
-            self.counters["next_eval"] = 0 if self.online else config["eval"]["every"]  # what pre-training reached is worth seeing
+            self.counters["next_eval"] = (
+                0 if self.online else config["eval"]["every"]
+            )  # what pre-training reached is worth seeing
         else:
             self._resume(state)
         self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
@@ -150,8 +165,14 @@ class Trainer:
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"
+        began, first = time.monotonic(), self.counters[key]
         while not self.stop and not self._out_of_time() and self.counters[key] < stage["updates"]:
-            self._update(frozenset(stage["parts"]), f"{stage['name']} {int(self.counters[key])}/{stage['updates']}")
+            done = self.counters[key]
+            left = (stage["updates"] - done) * (time.monotonic() - began) / max(1.0, done - first)
+            self._update(
+                frozenset(stage["parts"]),
+                f"{stage['name']} {int(done)}/{stage['updates']}, {left / 60:.0f} min left of it",
+            )
             self.counters[key] += 1
             self._save_if_due()
 
@@ -214,8 +235,11 @@ class Trainer:
             self._metrics[name].append(value)
         if self.counters["updates"] % self.config["log_every"] == 0:
             self._log()
-        shown = {"phase": phase} if self.step == 0 else {}
-        self.logger.progress(self.step, updates=int(self.counters["updates"]), **shown, **self.scores)
+        self._progress(phase if self.step == 0 else "")
+
+    def _progress(self, phase: str = "") -> None:
+        updates = int(self.counters["updates"])
+        self.logger.progress(self.step, updates=updates, phase=phase, success=self.scores.get("success"))
 
     def _save_if_due(self) -> None:
         """Only between whole updates, with every counter up to date: a resumed run continues as if uninterrupted."""
@@ -223,7 +247,9 @@ class Trainer:
             self.save()
 
     def _sample(self) -> tuple[Chunk, Chunk]:
-        """An agent chunk and an expert chunk; while there are only demonstrations and both would be fitted, one for two."""
+        """An agent chunk and an expert chunk; while there are only demonstrations and both would be fitted, one for
+        two.
+        """
         data, device = self.data, self.agent.device
         alone = not self.online or (data["joint_batch"] and not self._has_online())
         size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
@@ -246,19 +272,22 @@ class Trainer:
     # ---- looking ----
     def _evaluate(self) -> None:
         """Mode and sampled episodes on monitoring seeds, the diagnostics of CMIL's Fig. 3, videos."""
-        self.logger.progress(self.step, updates=int(self.counters["updates"]), phase="evaluating", **self.scores)
+        self._progress("evaluating")
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # looking must not change the training
             torch.manual_seed(0)
             found = monitor.evaluate(self)
         if found is None:  # interrupted: done again after the resume
             return
         self.counters["evaluated"] = self.step
-        if self.counters["next_eval"] <= self.step:  # the evaluation at the end of a run does not shift those of a longer one
+        if (
+            self.counters["next_eval"] <= self.step
+        ):  # the evaluation at the end of a run does not shift those of a longer one
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
         self.scores["success"] = found["eval/score_mode"] / max(1, len(self.envs.subtasks))
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
-            f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  of {len(self.envs.subtasks)}"
+            f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  "
+            f"of {len(self.envs.subtasks)}"
         )
-        self.logger.progress(self.step, updates=int(self.counters["updates"]), **self.scores)
+        self._progress()

@@ -1,4 +1,6 @@
-"""A demonstration beside the policy, drawn larger than the policy sees: ``python -m benchmark.film run=DIR [out=docs/policy.gif]``."""
+"""A demonstration beside the policy, drawn larger than the policy sees: ``python -m benchmark.film run=DIR
+[out=docs/policy.gif]``.
+"""
 
 from __future__ import annotations
 

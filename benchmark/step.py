@@ -1,4 +1,6 @@
-"""Seconds per training step, as JSON: ``python -m benchmark.step size=base [updates=3] [bf16=true] [KEY=VALUE of the training configuration]``."""
+"""Seconds per training step, as JSON: ``python -m benchmark.step size=base [updates=3] [bf16=true] [KEY=VALUE of the
+training configuration]``.
+"""
 
 from __future__ import annotations
 

@@ -127,7 +127,8 @@ def _log_cdf_gap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class TruncatedNormal:
     """Normal(loc, std) restricted to (-1, 1), independent per dimension; loc, std: (..., A).
 
-    The actor's head (algorithms 2.6): loc = tanh(m), std = 2 sigmoid(raw/2) + 0.1. ``log_prob`` and ``entropy`` sum over A.
+    The actor's head (algorithms 2.6): loc = tanh(m), std = 2 sigmoid(raw/2) + 0.1. ``log_prob`` and ``entropy`` sum
+    over A.
     """
 
     def __init__(self, loc: Tensor, std: Tensor) -> None:

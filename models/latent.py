@@ -1,7 +1,8 @@
 """Shared value objects of the latent world model.
 
 Shape legend used in every file of ``models`` and ``agent``:
-B batch, T time in a chunk, H imagined steps, N flattened batch of starts, K ensemble heads, S stoch, D deter, F feat, A action.
+B batch, T time in a chunk, H imagined steps, N flattened batch of starts, K ensemble heads, S stoch, D deter, F feat,
+A action.
 """
 
 from __future__ import annotations

@@ -88,6 +88,13 @@ class StackedMLP(nn.Module):
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
+def _init_conv(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int, fan_out: int) -> None:
+    glorot_(conv.weight, fan_in, fan_out)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 class Encoder(nn.Module):
     """Four stride-2 convolutions, 64 -> 31 -> 14 -> 6 -> 2 (algorithms 2.1): (n, 64, 64, C) uint8 -> (n, 32 depth)."""
 
@@ -95,12 +102,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.act = ACTIVATIONS[act]
         sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        for conv in self.convs:
-            glorot_(conv.weight, conv.weight[0].numel(), conv.out_channels * 16)
-            nn.init.zeros_(conv.bias)
+        convs = [nn.Conv2d(a, b, 4, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        for conv in convs:
+            _init_conv(conv, conv.in_channels * 16, conv.out_channels * 16)
+        self.convs = nn.ModuleList(convs)
         self.size = 32 * depth
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> Tensor:
         """Channels-last frames to flat embeddings; x/255 - 0.5 before the first convolution (algorithms 1.6).
@@ -123,22 +129,20 @@ class Decoder(nn.Module):
         self.act = ACTIVATIONS[act]
         self.input = linear(n_in, 32 * depth)
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
-        self.convs = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, k, 2) for a, b, k in zip(sizes[:-1], sizes[1:], [5, 5, 6, 6], strict=True)
-        )
-        for conv in self.convs:
-            k2 = conv.kernel_size[0] ** 2
-            glorot_(conv.weight, conv.in_channels * k2, conv.out_channels * k2)
-            nn.init.zeros_(conv.bias)
-        self.to(memory_format=torch.channels_last)
+        kernels = [5, 5, 6, 6]
+        convs = [nn.ConvTranspose2d(a, b, k, 2) for a, b, k in zip(sizes[:-1], sizes[1:], kernels, strict=True)]
+        for conv, k in zip(convs, kernels, strict=True):
+            _init_conv(conv, conv.in_channels * k * k, conv.out_channels * k * k)
+        self.first, self.convs = convs[0], nn.ModuleList(convs[1:])
 
     def forward(self, feat: Tensor) -> Tensor:
         """Mean of a unit-variance Gaussian over pixels in [-.5, .5]."""
-        first = self.convs[0]
-        # On a 1x1 input a transposed convolution is one matrix product; as a convolution its backward pass is many times slower.
-        weight = first.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (5 * 5 * out, in)
-        x = F.linear(self.input(feat), weight, first.bias.repeat(25)).unflatten(-1, (5, 5, -1)).permute(0, 3, 1, 2)
-        for conv in self.convs[1:]:
+        # On a 1x1 input a transposed convolution is one matrix product; as a convolution its backward pass is many
+        # times slower.
+        weight = self.first.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (5 * 5 * out, in)
+        bias = None if self.first.bias is None else self.first.bias.repeat(25)
+        x = F.linear(self.input(feat), weight, bias).unflatten(-1, (5, 5, -1)).permute(0, 3, 1, 2)
+        for conv in self.convs:
             x = conv(self.act(x))
         return x.permute(0, 2, 3, 1)
 

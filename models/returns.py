@@ -13,7 +13,8 @@ def lambda_return(reward: Tensor, value: Tensor, discount: Tensor | float, lambd
 
         k        0     1     2   ...   N-1    N
         reward   r0    r1    r2        r_{N-1}
-        value    (v0)  v1    v2        v_{N-1} v_N      R_N = v_N;  R_k = r_k + d_k [(1-lambda) v_{k+1} + lambda R_{k+1}]
+        value    (v0)  v1    v2        v_{N-1} v_N      R_N = v_N;  R_k = r_k + d_k [(1-lambda) v_{k+1} + lambda
+        R_{k+1}]
     """
     n = reward.shape[0]
     if value.shape[0] != n + 1:

@@ -14,15 +14,22 @@ from models.nets import StackedLinear, glorot_, linear
 class RSSM(nn.Module):
     """One recurrent core and one posterior, shared by K prior heads; only the heads differ between members.
 
-        row          t-1                    t
-        action                              a_t          (led to row t)
-        deter        h_{t-1} -----GRU-----> h_t = GRU([z_{t-1}, a_t], h_{t-1})
-        prior                               head_i(h_t), i drawn once per time step for the whole batch
-        posterior                           q([h_t, embed_t])
+    row          t-1                    t
+    action                              a_t          (led to row t)
+    deter        h_{t-1} -----GRU-----> h_t = GRU([z_{t-1}, a_t], h_{t-1})
+    prior                               head_i(h_t), i drawn once per time step for the whole batch
+    posterior                           q([h_t, embed_t])
     """
 
     def __init__(
-        self, latent: GaussianLatent | CategoricalLatent, *, deter: int, hidden: int, members: int, embed: int, action: int
+        self,
+        latent: GaussianLatent | CategoricalLatent,
+        *,
+        deter: int,
+        hidden: int,
+        members: int,
+        embed: int,
+        action: int,
     ) -> None:
         super().__init__()
         self.latent, self.deter, self.members = latent, deter, members
@@ -50,7 +57,9 @@ class RSSM(nn.Module):
         return Latent(*zeros)
 
     def recur(self, stoch: Tensor, action_in: Tensor, deter: Tensor) -> Tensor:
-        """One GRU step: (n, S), projected action (n, hidden), (n, D) -> (n, D). Update bias -1; one LayerNorm over all gates."""
+        """One GRU step: (n, S), projected action (n, hidden), (n, D) -> (n, D). Update bias -1; one LayerNorm over
+        all gates.
+        """
         e = F.elu(self.in_stoch(stoch) + action_in)
         parts = self.gru_norm(self.gru(torch.cat([e, deter.to(e.dtype)], -1)).float())
         reset, cand, update = parts.chunk(3, -1)
@@ -78,7 +87,9 @@ class RSSM(nn.Module):
         return stack_latents(out, 1)
 
     def filter(self, embed: Tensor, action: Tensor, is_first: Tensor, z: Latent, *, sample: bool = True) -> Latent:
-        """One posterior step for acting: embed (n, E), action that led here (n, A), is_first (n,), previous Latent (n,)."""
+        """One posterior step for acting: embed (n, E), action that led here (n, A), is_first (n,), previous Latent
+        (n,).
+        """
         keep = (~is_first).float()[..., None]
         deter = self.recur(z.stoch * keep, self.in_action(action * keep), z.deter * keep)
         return self._posterior(deter, self.post_embed(embed), sample)
@@ -99,12 +110,16 @@ class RSSM(nn.Module):
         return self.latent.params(raw.transpose(0, 1))
 
     def heads(self, deter: Tensor, full: bool = True) -> Tensor:
-        """Raw outputs of all K heads: deter (n, D) -> (K, n, raw); only the outputs that fix the mean unless ``full``."""
+        """Raw outputs of all K heads: deter (n, D) -> (K, n, raw); only the outputs that fix the mean unless
+        ``full``.
+        """
         x = F.elu(self.prior_in(deter))
         if full:
             return self.prior_out(x)
         size = self.latent.mean_size
-        return torch.baddbmm(self.prior_out.bias[..., :size].to(x.dtype), x, self.prior_out.weight[..., :size].to(x.dtype))
+        return torch.baddbmm(
+            self.prior_out.bias[..., :size].to(x.dtype), x, self.prior_out.weight[..., :size].to(x.dtype)
+        )
 
     def head_stats(self, deter: Tensor, *, need_std: bool) -> HeadStats:
         """HeadStats (n, K, S) of all members at deter (n, D)."""
@@ -112,19 +127,27 @@ class RSSM(nn.Module):
         mean = self.latent.mean_raw(raw).transpose(0, 1)
         return HeadStats(mean, self.latent.std(self.latent.params(raw)).transpose(0, 1) if need_std else None)
 
-    def step(self, z: Latent, action: Tensor, *, sample: bool = True, stats: bool = True, need_std: bool = False) -> tuple[Latent, HeadStats | None]:
-        """One imagined step from (z, a), both (n,): next Latent and, if ``stats``, the members' predictions at (z, a)."""
+    def step(
+        self, z: Latent, action: Tensor, *, sample: bool = True, stats: bool = True, need_std: bool = False
+    ) -> tuple[Latent, HeadStats | None]:
+        """One imagined step from (z, a), both (n,): next Latent and, if ``stats``, the members' predictions at (z,
+        a).
+        """
         deter = self.recur(z.stoch, self.in_action(action), z.deter)
         member = self.draw_member()
         head_stats = self.head_stats(deter, need_std=need_std) if stats else None
         # weight[member] with a (1,) index: a 0-d index would be read on the host, which waits for the device
-        (w1, w2), (b1, b2) = ([getattr(p, n)[member][0] for p in (self.prior_in, self.prior_out)] for n in ("weight", "bias"))
+        (w1, w2), (b1, b2) = (
+            [getattr(p, n)[member][0] for p in (self.prior_in, self.prior_out)] for n in ("weight", "bias")
+        )
         raw = F.linear(F.elu(F.linear(deter, w1.t(), b1[0])), w2.t(), b2[0])
         params = self.latent.params(raw)
         return Latent(deter, self.latent.sample(params) if sample else self.latent.mode(params), params), head_stats
 
 
-def kl_loss(rssm_latent: GaussianLatent | CategoricalLatent, post: Tensor, prior: Tensor, *, balance: float, free: float) -> tuple[Tensor, Tensor]:
+def kl_loss(
+    rssm_latent: GaussianLatent | CategoricalLatent, post: Tensor, prior: Tensor, *, balance: float, free: float
+) -> tuple[Tensor, Tensor]:
     """Balanced KL with free nats on the mean over batch and time ("free_avg"; algorithms 2.1).
 
     post, prior: (B, T, P). Returns (loss, mean KL). Below ``free`` nats both gradients are exactly zero.

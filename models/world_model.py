@@ -1,8 +1,10 @@
-"""World models behind one interface (algorithms 4.3, part W): ``PixelWorldModel`` (RSSM ensemble) and ``FrameStack``."""
+"""World models behind one interface (algorithms 4.3, part W): ``PixelWorldModel`` (RSSM ensemble) and
+``FrameStack``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -67,9 +69,12 @@ def scale_image(image: Tensor) -> Tensor:
 class PixelWorldModel(nn.Module):
     """Encoder, RSSM ensemble, decoder (algorithms 2.1) and, optionally, a behaviour head.
 
-    ``decode_rows`` > 0 reconstructs that many random rows of each chunk: an unbiased estimate of the image likelihood for a
-    fraction of its cost. ``behaviour_scale`` > 0 adds a head that predicts the expert's next action from the feature, *with*
-    gradient into the model, so that what the expert reacts to is represented before reconstruction finds it (small sizes).
+    ``decode_rows`` > 0 reconstructs that many random rows of each chunk: an unbiased estimate of the image likelihood
+    for a
+    fraction of its cost. ``behaviour_scale`` > 0 adds a head that predicts the expert's next action from the feature,
+    *with*
+    gradient into the model, so that what the expert reacts to is represented before reconstruction finds it (small
+    sizes).
     """
 
     can_imagine = True
@@ -144,18 +149,23 @@ class PixelWorldModel(nn.Module):
         """Zero latent of n episodes."""
         return self.rssm.initial(n)
 
-    def filter(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Latent, *, sample: bool = True) -> tuple[Latent, Latent]:
+    def filter(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Latent, *, sample: bool = True
+    ) -> tuple[Latent, Latent]:
         """One posterior step: obs (n, 64, 64, 3) uint8, the action that led to it (n, A), is_first (n,)."""
         z = self.rssm.filter(self.encoder(obs), action, is_first, carry, sample=sample)
         return z, z
 
-    def step(self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False) -> tuple[Latent, HeadStats | None]:
+    def step(
+        self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False
+    ) -> tuple[Latent, HeadStats | None]:
         """One imagined step (see ``RSSM.step``)."""
         return self.rssm.step(z, action, stats=stats, need_std=need_std)
 
     def open_loop(self, chunk: Chunk, context: int) -> Tensor:
         """Observe ``context`` rows, then imagine with the recorded actions: image means (B, T, 64, 64, 3) in [0, 1]."""
-        head = Chunk(*(getattr(chunk, f)[:, :context] for f in ("obs", "action", "is_first", "is_last", "is_terminal")), chunk.expert, chunk.valid[:, :context])
+        seen = {f.name: getattr(chunk, f.name)[:, :context] for f in fields(Chunk) if f.name != "expert"}
+        head = Chunk(**seen, expert=chunk.expert)
         posts = self.observe(head)
         feats = [posts.feat]
         z = posts[:, -1]
@@ -171,7 +181,9 @@ class FrameStack(nn.Module):
     can_imagine = False
     learns = "policy"
 
-    def __init__(self, *, action: int, depth: int, frames: int = 3, size: int = 256, shift: int = 4, act: str = "elu") -> None:
+    def __init__(
+        self, *, action: int, depth: int, frames: int = 3, size: int = 256, shift: int = 4, act: str = "elu"
+    ) -> None:
         super().__init__()
         self.frames, self.shift = frames, shift
         self.encoder = Encoder(depth, 3 * frames, act)
@@ -199,15 +211,19 @@ class FrameStack(nn.Module):
 
     def initial(self, n: int) -> Tensor:
         """The last ``frames`` frames of n episodes."""
-        return torch.zeros(n, self.frames, 64, 64, 3, dtype=torch.uint8, device=self.project[0].weight.device)
+        return torch.zeros(n, self.frames, 64, 64, 3, dtype=torch.uint8, device=next(self.parameters()).device)
 
-    def filter(self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor, *, sample: bool = True) -> tuple[Latent, Tensor]:
+    def filter(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor, *, sample: bool = True
+    ) -> tuple[Latent, Tensor]:
         """Shift the newest frame in; a first frame fills the whole stack."""
         shifted = torch.cat([carry[:, 1:], obs[:, None]], 1)
         carry = torch.where(is_first[:, None, None, None, None], obs[:, None].expand_as(shifted), shifted)
         stacked = carry.permute(0, 2, 3, 1, 4).flatten(3)
         return self._latent(stacked), carry
 
-    def step(self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False) -> tuple[Latent, HeadStats | None]:
+    def step(
+        self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False
+    ) -> tuple[Latent, HeadStats | None]:
         """Not available."""
         raise NotImplementedError("this world model has no dynamics: choose an algorithm that does not imagine")

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-
 from agent.agent import Agent, UpdateOptions
 from agent.build import build_agent
 from agent.config import CONFIGS, load_config

@@ -18,13 +18,13 @@ from models.returns import lambda_return
 class BackpropPolicy(nn.Module):
     """TD(lambda) through the dynamics with Q- or V-critics, a critic data term and a BC term.
 
-        k            0        1        2     ...    H-1      H
-        a            a0       a1       a2           a_{H-1}
-        reward       r0       r1       r2           (r_{H-1})
-        Q critics    Q0       Q1       Q2           Q_{H-1}             N = H-1 rewards, Q_{H-1} bootstraps (C7)
-        V critics    V0       V1       V2           V_{H-1}  V_H        N = H rewards, V_H bootstraps
-        return R     R0       R1       R2 .. R_{N-1}
-        losses       x        x        x  ..  k = 0..N-1,  weight gamma^k * alive_k
+    k            0        1        2     ...    H-1      H
+    a            a0       a1       a2           a_{H-1}
+    reward       r0       r1       r2           (r_{H-1})
+    Q critics    Q0       Q1       Q2           Q_{H-1}             N = H-1 rewards, Q_{H-1} bootstraps (C7)
+    V critics    V0       V1       V2           V_{H-1}  V_H        N = H rewards, V_H bootstraps
+    return R     R0       R1       R2 .. R_{N-1}
+    losses       x        x        x  ..  k = 0..N-1,  weight gamma^k * alive_k
     """
 
     wants = "rollout"
@@ -69,10 +69,8 @@ class BackpropPolicy(nn.Module):
 
     def _values(self, critics: Critics, rollout: Rollout, reduce: str) -> Tensor:
         """(N+1, n) values along the rollout, reduced over the critics."""
-        if self.q:
-            values = critics(rollout.feat[:-1], rollout.action)  # k = 0..H-1
-        else:
-            values = critics(rollout.feat, rollout.action)  # k = 0..H
+        feat = rollout.feat[:-1] if self.q else rollout.feat  # k = 0..H-1, or 0..H
+        values = critics(feat, rollout.action)
         if reduce == "random":
             return values[torch.randint(values.shape[0], (1,), device=values.device)].squeeze(0)
         return values.amin(0)
@@ -100,7 +98,9 @@ class BackpropPolicy(nn.Module):
     def _critic_losses(
         self, rollout: Rollout, reward: Tensor, data: DataPairs | None, weight: Tensor, n: int
     ) -> tuple[Losses, dict[str, Tensor]]:
-        """Half squared errors averaged over critics: imagined pairs, and replay pairs against a one-step-longer return (3.1)."""
+        """Half squared errors averaged over critics: imagined pairs, and replay pairs against a one-step-longer
+        return (3.1).
+        """
         with torch.no_grad():
             target_value = self._values(self.target, rollout, self.target_reduce)
             target = lambda_return(reward[:n], target_value, self.gamma, self.lambda_)  # Rbar_k
@@ -110,7 +110,8 @@ class BackpropPolicy(nn.Module):
         losses = Losses(model=0.5 * (weight * self.gamma**self.shift * error).mean())
         metrics = {"td_error": error.mean().detach()}
         if self.data_critic and data is not None:
-            # y_j = r_j + gamma [(1-lambda) Qbar(z_{j+1}, a^_{j+1}) + lambda Rbar_0]: a^ is the first imagined action at z_{j+1}
+            # y_j = r_j + gamma [(1-lambda) Qbar(z_{j+1}, a^_{j+1}) + lambda Rbar_0]: a^ is the first imagined action
+            # at z_{j+1}
             ahead = (1 - self.lambda_) * target_value[0] + self.lambda_ * target[0]
             y = data.reward + self.gamma * ahead[data.start]
             data_error = (self.critics(data.feat, data.action) - y).square() * data.weight

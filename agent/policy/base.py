@@ -24,7 +24,8 @@ class ClonePairs:
 class DataPairs:
     """Replay pairs (z_j, a_j) whose successor z_{j+1} is an imagination start (the data term of CMIL's critic).
 
-    feat (n, F), action (n, A), reward (n,) noise-free and unpenalised, start (n,) index of z_{j+1} among the rollouts' N, weight (n,).
+    feat (n, F), action (n, A), reward (n,) noise-free and unpenalised, start (n,) index of z_{j+1} among the
+    rollouts' N, weight (n,).
     """
 
     feat: Tensor

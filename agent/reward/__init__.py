@@ -1,1 +1,3 @@
-"""Reward learners (algorithms 2.4, part R): higher = more expert-like, recomputed whenever a batch is used, never stored."""
+"""Reward learners (algorithms 2.4, part R): higher = more expert-like, recomputed whenever a batch is used, never
+stored.
+"""

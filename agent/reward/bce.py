@@ -12,7 +12,8 @@ from models.reward_net import REWARD_MAPS, RewardNet, bce_loss
 class BCEReward(nn.Module):
     """D = sigmoid(h([feat, a] + noise)); label expert = 1.
 
-    ``inputs`` -> ``reward``/``loss`` are separate verbs because CMIL's policy reward and discriminator loss share one noisy input (C2).
+    ``inputs`` -> ``reward``/``loss`` are separate verbs because CMIL's policy reward and discriminator loss share one
+    noisy input (C2).
     """
 
     policy_data = "imagined"
@@ -48,14 +49,19 @@ class BCEReward(nn.Module):
         """Mapped logit (...), before any penalty."""
         return self.map(self.net(x))
 
-    def loss(self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor) -> tuple[Losses, dict[str, Tensor]]:
+    def loss(
+        self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor
+    ) -> tuple[Losses, dict[str, Tensor]]:
         """expert (n, F + A), policy (m, F + A), weights (n,), (m,) -> terms and metrics."""
         expert, policy = expert.detach(), policy.detach()
         h_expert, h_policy = self.net(expert), self.net(policy)
         losses = Losses(bce=bce_loss(h_expert, h_policy, expert_weight, policy_weight))
         if self.gp != "none":
             losses["gp"] = self.gp_weight * self._gradient_penalty(expert, policy)
-        return losses, {"d_expert_noisy": torch.sigmoid(h_expert).mean().detach(), "d_policy_noisy": torch.sigmoid(h_policy).mean().detach()}
+        return losses, {
+            "d_expert_noisy": torch.sigmoid(h_expert).mean().detach(),
+            "d_policy_noisy": torch.sigmoid(h_policy).mean().detach(),
+        }
 
     def _gradient_penalty(self, expert: Tensor, policy: Tensor) -> Tensor:
         """(||grad h|| - 1)^2 on interpolates: w.r.t. inputs, or w.r.t. weights as in V-MAIL's code (3.2)."""

@@ -95,6 +95,15 @@ def rotation_error(wanted: np.ndarray, current: np.ndarray) -> np.ndarray:
     return vector
 
 
+def turned(rotation: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return `rotation` (3, 3) turned by a rotation vector (3,) in radians, world axes."""
+    angle = float(np.linalg.norm(vector))
+    quaternion, matrix = np.zeros(4), np.zeros(9)
+    mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-12), angle)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3) @ rotation
+
+
 def tool_rotation(yaw: float, pitch: float) -> np.ndarray:
     """Return the rotation (3, 3) of a tool with level fingers: yaw from +y towards -x, pitch upwards, in degrees."""
     turn, rise = np.radians([yaw, pitch])

@@ -1,85 +1,268 @@
-"""proto"""
-from __future__ import annotations
-import numpy as np
-from demos.experts.arm import Arm, rotation_error, tool_rotation, JOINTS
-from demos.experts.kitchen_legs import Kitchen, Leg, legs, OPEN, chain
-START=np.array([0.148,-1.72,1.844,-2.477,0.26,0.713,1.595])
+"""Scripted expert of Franka Kitchen, recorded: ``python -m demos.experts.kitchen out=DIR episodes=10 seed=0``."""
 
-LOOK = 0.05
-ROT = 3.0
-PG=2.0; QMAX=np.array([.6]*4+[.75]*3)
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from demos import cli
+from demos.dataset import DemoError, save
+from demos.experts.arm import JOINTS, Arm, rotation_error, tool_rotation, turned
+from demos.experts.kitchen_legs import Kitchen, Leg, Way, limited, postures
+from envs.episode import Episode, EpisodeBuilder
+from envs.make import make
+
+LOOK = 0.05  # m that the tool aims ahead on its way: rounds corners, and pulls it back to the way
+TURN_GAIN, TURN_LIMIT = 3.0, 0.8  # 1/s, rad/s
+POSTURE_GAIN = 2.0  # 1/s
+JOINT_SPEED = np.array([0.6] * 4 + [0.75] * 3)  # rad/s; the whole motion is slowed until every joint obeys
+STRONGEST = 0.95  # largest arm action
+PATIENCE, STALLED = 8, 25  # steps at a way's end with the work undone; steps without progress
+SIM_JOINTS = slice(1, 1 + JOINTS)  # where the arm lies in a simulator state, after the time
+SIM_READING = slice(98, 98 + JOINTS)  # the joint reading that the controller starts from
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What the recording adds to the expert's actions, so that demonstrations show how to come back to the way.
+
+    Attributes:
+        start: the arm's start joints are moved by up to this (rad, uniform).
+        drift: standard deviation of the smooth zero-mean noise on the arm's actions (Ornstein-Uhlenbeck, time constant
+            about 5 steps).
+        push_chance: chance per step that a push begins.
+        push: a push adds up to this (uniform, per joint, constant) to the arm's actions for 3 to 8 steps.
+    """
+
+    start: float = 0.06
+    drift: float = 0.05
+    push_chance: float = 1 / 60
+    push: float = 0.4
+
+
 class KitchenExpert:
-    def __init__(self, seed=0, verbose=False):
-        self.rng=np.random.default_rng(seed); self.verbose=verbose
-    def reset(self, env):
-        sim=env.unwrapped
-        self.arm=Arm(sim.model); self.kitchen=Kitchen(sim.model)
-        self.legs=legs(self.kitchen,self.rng)
-        self.i=0; self.t=0; self.log=[]
-        self.post=chain(self.kitchen,self.arm,START)
-        self.pace=self.rng.uniform(.9,1.1)
-        self._enter(sim)
-    def _enter(self,sim,back=False):
-        q=sim.data.qpos[:JOINTS]; p,R=self.arm.place(q)
-        leg=self.legs[self.i]
-        way=leg.points(sim.data.qpos)
-        pts=[p]; Rs=[R]; qs=[q.copy()]
-        post=list(self.post[self.i])
-        if back:
-            pts.append(p-.14*R[:,2]); Rs.append(R); qs.append(q.copy()); k=2 if self.i==0 else 1; way=way[-k:]; post=post[-k:]
-        self.qs=np.array(qs+post); self.best=0.; self.stall=0
-        self.pts=np.array(pts+[x[0] for x in way]); self.Rs=Rs+[tool_rotation(x[1],x[2]) for x in way]
-        self.s=0.; self.cum=np.r_[0,np.cumsum(np.linalg.norm(np.diff(self.pts,axis=0),axis=1))]; self.wait=0
-        self.log.append((self.t,leg.name))
-        if self.verbose: print(self.t,leg.name,"tip",p.round(3),"door %.2f kettle %s light %.2f slide %.2f"%(sim.data.qpos[22],sim.data.qpos[23:26].round(2),sim.data.qpos[17],sim.data.qpos[19]))
-    def at(self,s):
-        s=np.clip(s,0,self.cum[-1]); k=min(np.searchsorted(self.cum,s,side="right")-1,len(self.pts)-2)
-        f=(s-self.cum[k])/max(self.cum[k+1]-self.cum[k],1e-6)
-        p=self.pts[k]+f*(self.pts[k+1]-self.pts[k])
-        self.qref=self.qs[k]+f*(self.qs[k+1]-self.qs[k]); R=self.Rs[k]; w=rotation_error(self.Rs[k+1],R)
-        from scipy.spatial.transform import Rotation as Rot
-        return p, Rot.from_rotvec(f*w).as_matrix()@R
-    def act(self, env):
-        sim=env.unwrapped; qpos=sim.data.qpos
-        leg=self.legs[self.i]
-        q=qpos[:JOINTS].copy(); p,R=self.arm.place(q)
-        # progress: nearest point ahead
-        cand=np.linspace(self.s,min(self.s+.06,self.cum[-1]),13)
-        dist=[np.linalg.norm(self.at(c)[0]-p) for c in cand]; self.s=float(cand[int(np.argmin(dist))])
-        over=self.cum[-1]-self.s<.015 and np.linalg.norm(self.pts[-1]-p)<.03
-        adv=None
-        if leg.done is not None:
-            if leg.done(qpos): adv=1
+    """Steers the hand along legs (see kitchen_legs) from wherever the arm is: actions come from the present state.
+
+    Only the leg and the progress along it are remembered: a disturbed arm returns to its way, a failed leg is repeated.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        """Choose the generator of the small differences in way and speed between episodes."""
+        self._rng = np.random.default_rng(seed)
+        self.log: list[tuple[int, str]] = []
+
+    def reset(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Plan for the present state of a Kitchen environment (a third of a second)."""
+        sim: Any = env.unwrapped
+        self._arm = Arm(sim.model)
+        kitchen = Kitchen(sim.model)
+        self._legs = Way(kitchen, self._rng).legs
+        self._postures = postures(kitchen, self._arm)
+        self._pace = self._rng.uniform(0.9, 1.1)
+        self._steps = 0
+        self.log = []  # (step, leg) at every beginning of a leg
+        self._begin(0, sim.data.qpos)
+
+    @property
+    def leg(self) -> Leg:
+        """The present leg."""
+        return self._legs[self._index]
+
+    def act(self, env: gymnasium.Env[Any, Any]) -> np.ndarray:
+        """Return the action (9,) float64 for the environment's present state; call once per step."""
+        sim: Any = env.unwrapped
+        qpos = sim.data.qpos
+        joints = qpos[:JOINTS].copy()
+        point, rotation = self._arm.place(joints)
+        self._progress(point)
+        following = self._following(qpos, point)
+        if following is not None and following < len(self._legs):
+            self._begin(following, qpos, again=following <= self._index)
+        self._steps += 1
+        goal, wanted, posture = self._at(self._along + LOOK)
+        error = goal - point
+        linear = error / max(float(np.linalg.norm(error)), LOOK) * self.leg.speed * self._pace
+        angular = limited(rotation_error(wanted, rotation) * TURN_GAIN, TURN_LIMIT)
+        velocity = self._arm.joint_velocity(joints, linear, angular, POSTURE_GAIN * (posture - joints))
+        velocity /= max(1.0, float((np.abs(velocity) / JOINT_SPEED).max()))
+        arm = np.clip(self._arm.action(joints, velocity), -STRONGEST, STRONGEST)
+        return np.append(arm, [self.leg.fingers] * 2)
+
+    def _begin(self, index: int, qpos: np.ndarray, again: bool = False) -> None:
+        """Start a leg where the arm is; `again`: step back along the fingers first, and pass its last poses only."""
+        self._index = index
+        joints = qpos[:JOINTS].copy()
+        point, rotation = self._arm.place(joints)
+        poses, ahead = self.leg.poses(qpos), list(self._postures[index])
+        way = [(point, rotation, joints)]
+        if again:
+            way.append((point - 0.14 * rotation[:, 2], rotation, joints))
+            kept = 2 if index == 0 else 1
+            poses, ahead = poses[-kept:], ahead[-kept:]
+        way += [(p, tool_rotation(yaw, pitch), q) for (p, yaw, pitch), q in zip(poses, ahead, strict=True)]
+        self._points, self._rotations, self._joints = (np.array(part) for part in zip(*way, strict=True))
+        lengths = np.linalg.norm(np.diff(self._points, axis=0), axis=1)
+        self._distance = np.concatenate([[0.0], np.cumsum(lengths)])
+        self._along = self._best = 0.0
+        self._waited = self._stalled = 0
+        self.log.append((self._steps, self.leg.name))
+
+    def _at(self, along: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return tool point (3,), rotation (3, 3) and joint angles (7,) `along` m from the leg's beginning."""
+        along = float(np.clip(along, 0.0, self._distance[-1]))
+        k = min(int(np.searchsorted(self._distance, along, side="right")) - 1, len(self._points) - 2)
+        part = (along - self._distance[k]) / max(self._distance[k + 1] - self._distance[k], 1e-6)
+        turn = rotation_error(self._rotations[k + 1], self._rotations[k])
+        return (
+            self._points[k] + part * (self._points[k + 1] - self._points[k]),
+            turned(self._rotations[k], part * turn),
+            self._joints[k] + part * (self._joints[k + 1] - self._joints[k]),
+        )
+
+    def _progress(self, point: np.ndarray) -> None:
+        """Move on to the nearest place of the way within the next 6 cm; never back."""
+        places = np.linspace(self._along, min(self._along + 0.06, self._distance[-1]), 13)
+        self._along = float(places[np.argmin([np.linalg.norm(self._at(place)[0] - point) for place in places])])
+
+    def _following(self, qpos: np.ndarray, point: np.ndarray) -> int | None:
+        """Return the leg to begin now, or None to go on with this one."""
+        left = self._distance[-1] - self._along
+        following = None
+        if self.leg.done is not None:
+            if self.leg.done(qpos):
+                following = self._index + 1
             else:
-                self.wait+=self.cum[-1]-self.s<.02
-                if self.wait>8: adv=1 if leg.enough(qpos) else -1
-        elif over: adv=1
-        if self.s>self.best+.004: self.best=self.s; self.stall=0
-        else: self.stall+=1
-        if adv is None and self.stall>25 and self.i<9: adv=0
-        if adv is not None:
-            if self.i+adv<len(self.legs): self.i+=adv; self._enter(sim,adv<1); leg=self.legs[self.i]
-        tp,tR=self.at(self.s+LOOK)
-        e=tp-p; n=np.linalg.norm(e)
-        v=e/max(n,LOOK)*leg.speed*self.pace
-        w=rotation_error(tR,R)*ROT; wn=np.linalg.norm(w); w*=min(1,.8/max(wn,1e-9))
-        posture=PG*(self.qref-q)
-        dq=self.arm.joint_velocity(q,v,w,posture); dq/=max(1,(np.abs(dq)/QMAX).max())
-        a=np.r_[np.clip(self.arm.action(q,dq),-.95,.95),leg.fingers,leg.fingers]
-        self.t+=1
-        self.last=dict(v=v,dq=dq,n=n)
-        return a
-if __name__=="__main__":
-    import time,sys
-    from envs.make import make
-    np.set_printoptions(precision=2,suppress=True,linewidth=160)
-    env=make("kitchen","state")
-    for seed in range(int(sys.argv[1]),int(sys.argv[2])):
-        env.reset(seed=seed); ex=KitchenExpert(seed,verbose=True); ex.reset(env); t0=time.time()
-        A=[]; st=[]; done_at={}
-        for t in range(280):
-            a=ex.act(env); A.append(a); o,r,te,tr,info=env.step(a.astype(np.float32)); st.append(env.unwrapped.get_state())
-            for n,dn in zip(env.unwrapped.subtasks,info["tasks_done"]):
-                if dn and n not in done_at: done_at[n]=t+1
-        A=np.array(A); print(seed,info["score"],done_at,"maxabs",np.abs(A).max(0),"rms diff",np.abs(np.diff(A,axis=0)).mean(0),"%.0f steps/s"%(280/(time.time()-t0)))
-        np.save(f"/tmp/expert/run{seed}.npy",np.array(st))
+                self._waited += left < 0.02
+                if self._waited > PATIENCE:
+                    following = self._index + (1 if self.leg.enough(qpos) else -1)
+        elif left < 0.015 and np.linalg.norm(self._points[-1] - point) < 0.03:
+            following = self._index + 1
+        if self._along > self._best + 0.004:
+            self._best, self._stalled = self._along, 0
+        else:
+            self._stalled += 1
+        if following is None and self._stalled > STALLED and self._index < len(self._legs) - 1:
+            following = self._index
+        return following
+
+
+def record(env: gymnasium.Env[Any, Any], seed: int, disturbance: Disturbance | None = None) -> Episode:
+    """Record one episode of a Kitchen environment with pictures.
+
+    The environment's noise is whatever it was made with. Replay: reset(seed=seed, options={"sim_state": row 0}), then
+    the recorded actions.
+
+    Args:
+        env: made by envs.make("kitchen", "pixels").
+        seed: of the environment, the expert, and the disturbances.
+        disturbance: what is added to the expert's actions; None: the shipped episodes' amounts.
+
+    Returns:
+        Episode of `horizon` steps; meta: seed, subtasks, done_at {subtask: step at which it was completed}.
+    """
+    amount = disturbance or Disturbance()
+    sim: Any = env.unwrapped
+    rng = np.random.default_rng([seed, 7])
+    image, info = env.reset(seed=seed, options={"sim_state": _moved_start(env, seed, rng, amount.start)})
+    expert = KitchenExpert(seed)
+    expert.reset(env)
+    meta = {"task": "kitchen", "source": "scripted expert", "seed": seed, "subtasks": list(sim.subtasks)}
+    builder = EpisodeBuilder(meta)
+    builder.start({"image": image, "state": info["state"]}, sim.get_state())
+    drift, push, left = np.zeros(JOINTS), np.zeros(JOINTS), 0
+    done_at: dict[str, int] = {}
+    for step in range(1, sim.horizon + 1):
+        action = expert.act(env)
+        drift = 0.8 * drift + 0.6 * amount.drift * rng.normal(size=JOINTS)
+        if left == 0 and rng.random() < amount.push_chance:
+            left = int(rng.integers(3, 9))
+            push = rng.uniform(-amount.push, amount.push, JOINTS)
+        action[:JOINTS] += drift + (push if left else 0.0)
+        left = max(0, left - 1)
+        executed = np.clip(action, -1, 1).astype(np.float32)
+        image, _, _, _, info = env.step(executed)
+        builder.add(executed, {"image": image, "state": info["state"]}, sim_state=sim.get_state())
+        for name, done in zip(sim.subtasks, info["tasks_done"], strict=True):
+            if done:
+                done_at.setdefault(name, step)
+    builder.meta["done_at"] = done_at
+    return builder.finish()
+
+
+def _moved_start(env: gymnasium.Env[Any, Any], seed: int, rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Return the simulator state after reset(seed) with the arm's joints moved by up to `amount` rad, within limits."""
+    sim: Any = env.unwrapped
+    env.reset(seed=seed)
+    state = sim.get_state()
+    low, high = sim.model.jnt_range[:JOINTS].T
+    joints = np.clip(state[SIM_JOINTS] + rng.uniform(-amount, amount, JOINTS), low, high)
+    state[SIM_READING] += joints - state[SIM_READING]
+    state[SIM_JOINTS] = joints
+    return state
+
+
+def verify(env: gymnasium.Env[Any, Any], episode: Episode) -> bool:
+    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6 and all subtasks."""
+    assert episode.sim_state is not None
+    sim: Any = env.unwrapped
+    _, info = env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
+    for action, state in zip(episode.action[1:], episode.sim_state[1:], strict=True):
+        _, _, _, _, info = env.step(action)
+        if np.abs(sim.get_state() - state).max() > 1e-6:
+            return False
+    return bool(info["success"])
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command."""
+
+    out: Path
+    episodes: int = 10
+    seed: int = 0
+
+
+def body(options: Options) -> None:
+    """Record until `episodes` successful, verified episodes are saved; seeds count up, failures are skipped."""
+    if options.episodes < 1:
+        raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+    env, replay = make("kitchen", "pixels"), make("kitchen", "state")
+    begun, kept, seed, steps = time.monotonic(), 0, options.seed, 0
+    while kept < options.episodes:
+        episode = record(env, seed)
+        steps += episode.steps
+        done_at, subtasks = episode.meta["done_at"], episode.meta["subtasks"]
+        good = len(done_at) == len(subtasks) and verify(replay, episode)
+        if good:
+            save(options.out / f"episode_{kept:02d}.npz", episode)
+            kept += 1
+        speed = steps / (time.monotonic() - begun)
+        print(
+            f"seed {seed}: {'kept' if good else 'not kept'}, {len(done_at)}/{len(subtasks)} subtasks, last at step"
+            f" {max(done_at.values(), default=0)}; {kept}/{options.episodes} episodes, {speed:.0f} steps/s",
+            file=sys.stderr,
+            flush=True,
+        )
+        seed += 1
+    env.close()
+    replay.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(body, Options, argv, "python -m demos.experts.kitchen out=DIR [episodes=10] [seed=0]")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -54,7 +54,7 @@ def only(agent: Agent, name: str) -> Agent:
     """Switch off all optimisers but one."""
     for other, optimiser in agent.optimisers.items():
         if other != name:
-            optimiser.apply = lambda: torch.zeros(())  # type: ignore[method-assign]
+            optimiser.apply = lambda: torch.zeros(())
     return agent
 
 
@@ -67,7 +67,7 @@ def capture(agent: Agent) -> list[PolicyBatch]:
         batches.append(batch)
         return losses(batch)
 
-    agent.policy.losses = spy  # type: ignore[method-assign, assignment]
+    agent.policy.losses = spy
     return batches
 
 
@@ -87,7 +87,7 @@ def see_numbers(agent: Agent) -> None:
         lead = chunk.action.shape[:2]
         return Latent(torch.zeros(*lead, DETER), chunk.obs, torch.zeros(*lead, 2 * STOCH))
 
-    agent.world.observe = observe  # type: ignore[method-assign, assignment]
+    agent.world.observe = observe
 
 
 # ---------------------------------------------------------------------- which parameters move
@@ -122,7 +122,7 @@ def test_each_loss_reaches_only_its_own_parameters(options: dict[str, Any], chun
             reached[name] = {n for n, params in groups.items() for _ in params if next(grads) is not None}
             original(loss)
 
-        optimiser.differentiate = differentiate  # type: ignore[method-assign]
+        optimiser.differentiate = differentiate
     update(agent, chunks)
     assert reached == {name: {name} for name in GROUPS}
 
@@ -189,8 +189,8 @@ def test_replay_posteriors_precede_the_model_step_and_expert_posteriors_follow_i
         seen["rng"] = torch.get_rng_state()
         return observe(chunk)
 
-    agent.starts.sample = spy_sample  # type: ignore[method-assign]
-    agent.world.observe = spy_observe  # type: ignore[method-assign]
+    agent.starts.sample = spy_sample
+    agent.world.observe = spy_observe
     update(agent, chunks)
 
     torch.manual_seed(11)
@@ -212,8 +212,8 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
     agent = make_agent(joint_batch=True)
     seen: list[Any] = []
     loss, sample = agent.world.loss, agent.starts.sample
-    agent.world.loss = lambda chunk: seen.append(chunk) or loss(chunk)  # type: ignore[method-assign]
-    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)  # type: ignore[method-assign]
+    agent.world.loss = lambda chunk: seen.append(chunk) or loss(chunk)
+    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)
     batches = capture(agent)
     update(agent, chunks)
     joined, (own, demo) = seen
@@ -228,7 +228,7 @@ def test_demonstrations_alone_are_one_chunk(chunks: tuple[Chunk, Chunk]) -> None
     agent = make_agent()
     seen: list[tuple[Latent, Latent]] = []
     sample = agent.starts.sample
-    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)  # type: ignore[method-assign, func-returns-value]
+    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)
     update(agent, (chunks[1], chunks[1]))
     assert seen[0][0] is seen[0][1]
 
@@ -264,7 +264,11 @@ class NoSynchronisation(TorchDispatchMode):
     "options",
     [
         {},
-        {"joint_batch": True, "starts": ReplayStarts(2), "world": {"decode_rows": 2, "shift": 2, "behaviour_scale": 1.0}},
+        {
+            "joint_batch": True,
+            "starts": ReplayStarts(2),
+            "world": {"decode_rows": 2, "shift": 2, "behaviour_scale": 1.0},
+        },
         {"starts": MixtureStarts(0.5), "penalty": "ens_std", "policy": {"target_reduce": "random"}},
         {"policy": {"critic": "v", "critics": 1}, "reward": {"gp": "input", "noise_in_reward": False}},
         {"reward": {"gp": "weight"}, "bf16": True},
@@ -276,7 +280,7 @@ def test_a_gradient_step_never_waits_for_the_device(
     """So that updates can be queued, and captured as CUDA graphs. Optimisers, torch's own, are left out."""
     agent = make_agent(**options)
     for optimiser in agent.optimisers.values():
-        optimiser.apply = lambda: torch.zeros(())  # type: ignore[method-assign]
+        optimiser.apply = lambda: torch.zeros(())
     with NoSynchronisation():
         agent.gradient_step(*chunks, frozenset(parts))
 
@@ -367,7 +371,7 @@ def test_rollouts_start_at_all_replay_posteriors(chunks: tuple[Chunk, Chunk]) ->
     batches = capture(agent)
     seen: list[Latent] = []
     sample = agent.starts.sample
-    agent.starts.sample = lambda own, demo: seen.append(own) or sample(own, demo)  # type: ignore[method-assign, func-returns-value]
+    agent.starts.sample = lambda own, demo: seen.append(own) or sample(own, demo)
     update(agent, chunks)
     rollout = batches[0].rollout
     assert rollout is not None
@@ -427,7 +431,7 @@ def test_cloning_on_posteriors_leaves_the_model_to_its_likelihood(chunks: tuple[
 def test_cloning_converges_to_the_demonstrated_actions() -> None:
     agent = frame_agent().train()
     chunk = make_chunk(1, 4, seed=3, expert=True)
-    agent.world.shift = 0  # type: ignore[assignment]
+    agent.world.shift = 0
     agent.optimisers["actor"].adam.param_groups[0]["lr"] = 1e-2
     errors = [agent.update(chunk, chunk, i)["bc_error"].item() for i in range(25)]
     assert errors[-1] < 0.2 * errors[0]

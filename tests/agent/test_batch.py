@@ -56,9 +56,7 @@ def test_rows_without_history_are_not_valid(first: list[int], offset: int, valid
 
 
 def test_every_valid_row_of_a_replay_has_its_history(tmp_path: Path) -> None:
-    replay = Replay(
-        tmp_path, obs_shape=(1,), obs_dtype=np.float32, action_size=1, capacity=500, budget_gb=1.0
-    )
+    replay = Replay(tmp_path, obs_shape=(1,), obs_dtype=np.float32, action_size=1, capacity=500, budget_gb=1.0)
     for n in (5, 7, 9, 20):
         index = np.arange(n)
         obs = index[:, None].astype(np.float32)  # the observation tells how far the episode is

@@ -39,9 +39,10 @@ def formula(agent: Agent) -> None:
     with torch.no_grad():
         for i, p in enumerate(agent.parameters()):
             n = torch.arange(p.numel(), dtype=torch.float64)
-            scale = 1.0 if p.dim() < 2 else (p.numel() / max(p.shape[0], 1)) ** -0.5
-            p.copy_((0.5 * scale * torch.sin(1.7 * n + i)).view(p.shape) + (p.dim() == 1 and p.mean().item() == 1.0))
-        for p, q in zip(agent.policy.target.parameters(), agent.policy.critics.parameters(), strict=True):  # type: ignore[union-attr]
+            scale = 1.0 if p.dim() < 2 else (p.numel() / p.shape[0]) ** -0.5
+            neutral = 1.0 if p.dim() == 1 and bool((p == 1).all()) else 0.0  # of a LayerNorm's weight
+            p.copy_((0.5 * scale * torch.sin(1.7 * n + i)).view(p.shape) + neutral)
+        for p, q in zip(agent.policy.target.parameters(), agent.policy.critics.parameters(), strict=True):
             p.copy_(q)
 
 

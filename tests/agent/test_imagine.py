@@ -42,7 +42,7 @@ def ten_times(feat: Tensor) -> FixedDist:
 
 def test_imagined_pairs_join_state_action_and_penalty() -> None:
     world = CountingWorld()
-    rollout = imagine(world, ten_times, starts(3, 7), 4, make_penalty("ens_std_mean", 1.0))  # type: ignore[arg-type]
+    rollout = imagine(world, ten_times, starts(3, 7), 4, make_penalty("ens_std_mean", 1.0))
     assert rollout.feat[..., 0].tolist() == [[3, 7], [4, 8], [5, 9], [6, 10], [7, 11]]
     assert torch.equal(rollout.action, 10 * rollout.feat[:-1])
     assert not torch.equal(rollout.action[:-1], 10 * rollout.feat[2:]), "a pairing one step late would not pass"
@@ -60,7 +60,7 @@ def test_imagined_pairs_join_state_action_and_penalty() -> None:
 )
 def test_the_world_model_computes_what_the_penalty_needs(name: str, stats: bool, need_std: bool) -> None:
     world = CountingWorld()
-    rollout = imagine(world, ten_times, starts(1, 2), 3, make_penalty(name, 0.5))  # type: ignore[arg-type]
+    rollout = imagine(world, ten_times, starts(1, 2), 3, make_penalty(name, 0.5))
     assert world.asked == [{"stats": stats, "need_std": need_std}] * 3
     assert rollout.u.shape == (3, 2) and bool(rollout.u.any()) == stats
 
@@ -77,7 +77,9 @@ def test_actor_sees_detached_features_and_starts_are_detached() -> None:
     rollout = imagine(world, policy, start, 3, make_penalty("ens_std_mean", 1.0))
     assert len(seen) == 3 and not any(feat.requires_grad for feat in seen)
     assert all(torch.equal(feat, rollout.feat[k]) for k, feat in enumerate(seen))
-    grads = torch.autograd.grad(rollout.feat[-1].sum(), [start.deter, start.stoch], allow_unused=True, retain_graph=True)
+    grads = torch.autograd.grad(
+        rollout.feat[-1].sum(), [start.deter, start.stoch], allow_unused=True, retain_graph=True
+    )
     assert grads == (None, None)
     for value in (rollout.feat[1], rollout.feat[3], rollout.u[0], rollout.u[2], rollout.entropy[0]):
         reached = torch.autograd.grad(value.sum(), list(actor.parameters()), allow_unused=True, retain_graph=True)
@@ -103,7 +105,7 @@ def test_imagining_recorded_actions_composes_single_steps(monkeypatch: pytest.Mo
     monkeypatch.setattr(rssm.latent, "sample", rssm.latent.mode)  # heads without variance
     recorded = iter(numbers(4, 3, ACTION))
     start = Latent(numbers(3, DETER, seed=1), numbers(3, STOCH, seed=2), numbers(3, 2 * STOCH, seed=3))
-    rollout = imagine(world, lambda feat: FixedDist(next(recorded)), start, 4, make_penalty("none", 0.0))  # type: ignore[arg-type, return-value]
+    rollout = imagine(world, lambda feat: FixedDist(next(recorded)), start, 4, make_penalty("none", 0.0))
     deter, stoch = start.deter, start.stoch
     for k, action in enumerate(numbers(4, 3, ACTION)):
         torch.testing.assert_close(rollout.feat[k], torch.cat([stoch, deter], -1))

@@ -49,7 +49,9 @@ def test_steps_are_those_of_adam_with_the_given_eps() -> None:
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     a, b = parameter(0.0), parameter(0.0)
-    opt = optimiser(a, b, clip=1.0, eps=1e3, lr=1.0, wd=0.0)  # a huge eps makes Adam's step proportional to the gradient
+    opt = optimiser(
+        a, b, clip=1.0, eps=1e3, lr=1.0, wd=0.0
+    )  # a huge eps makes Adam's step proportional to the gradient
     norm = opt.step(30 * a.sum() + 40 * b.sum())
     assert norm.item() == pytest.approx(50.0), "reported before clipping"
     assert (a / b).item() == pytest.approx(0.75, rel=1e-3) and a.item() == pytest.approx(-0.6 / 1e3, rel=1e-2)

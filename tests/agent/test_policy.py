@@ -40,8 +40,8 @@ DATA = DataPairs(
 def with_linear_critics(policy: BackpropPolicy) -> BackpropPolicy:
     """Online and target critics of known, different weights; neither of the two is the smaller one everywhere."""
     n, a = POLICY["critics"], A if policy.q else 0
-    policy.critics = LinearCritics(numbers(n, F, seed=10), numbers(n, a, seed=11))  # type: ignore[assignment]
-    policy.target = LinearCritics(numbers(n, F, seed=12), numbers(n, a, seed=13))  # type: ignore[assignment]
+    policy.critics = LinearCritics(numbers(n, F, seed=10), numbers(n, a, seed=11))
+    policy.target = LinearCritics(numbers(n, F, seed=12), numbers(n, a, seed=13))
     policy.target.requires_grad_(False)
     return policy
 
@@ -170,7 +170,9 @@ def test_random_target_is_one_critic_per_update() -> None:
     assert 15 <= sum(first) <= 45, "each is drawn half of the time"
     assert by_min not in [pytest.approx(x, rel=1e-3) for x in alone], "the fixture can tell the variants apart"
     actor = losses(policy)["actor"]["rl"].item()
-    assert actor == losses(with_linear_critics(make_policy()))["actor"]["rl"].item(), "the actor always uses the minimum"
+    assert actor == losses(with_linear_critics(make_policy()))["actor"]["rl"].item(), (
+        "the actor always uses the minimum"
+    )
 
 
 def test_dead_steps_do_not_count() -> None:
@@ -298,7 +300,7 @@ def test_policy_gradient_by_finite_differences(critic: str, alpha: float) -> Non
     world, reward, actor = LinearWorld(horizon, n), QuadraticReward(), LinearActor()
     critics = QuadraticCritics(critic == "q")
     policy = make_policy(2, 1, critic=critic, beta_bc=0.0, data_critic=False, entropy=0.3)
-    policy.actor, policy.critics, policy.target = actor, critics, critics  # type: ignore[assignment]
+    policy.actor, policy.critics, policy.target = actor, critics, critics
     start = numbers(n, 2, seed=27).double()
     noise = 0.2 * numbers(horizon, n, 1, seed=28).double()
     penalty = make_penalty("ens_std_mean", alpha)
@@ -313,7 +315,7 @@ def test_policy_gradient_by_finite_differences(critic: str, alpha: float) -> Non
 
         latent = Latent(start[:, :0], start, start[:, :0])
         with frozen(world, reward):
-            found = imagine(world, act, latent, horizon, penalty)  # type: ignore[arg-type]
+            found = imagine(world, act, latent, horizon, penalty)
             used = penalised(reward(found.feat[:-1], found.action), found.u, penalty)
         clone = ClonePairs(start[:1], noise[0, :1], torch.ones(1).double())
         return policy.losses(PolicyBatch(clone, found, used))[0]["actor"].total, found

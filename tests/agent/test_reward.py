@@ -32,7 +32,7 @@ def test_slope_of_the_optimal_logit_between_two_gaussians(sigma: float) -> None:
     """Unit Gaussians at +-m, noise of standard deviation sigma: slope 2m / (1 + sigma^2)."""
     m, n = 1.0, 100_000
     reward = make_reward(1, 0, noise=sigma)
-    reward.net = Linear(1)  # type: ignore[assignment]
+    reward.net = Linear(1)
     torch.manual_seed(0)
     expert, policy = torch.randn(n, 1) + m, torch.randn(n, 1) - m
     noisy = [reward.inputs(x, x[:, :0], noisy=True) for x in (expert, policy)]
@@ -135,7 +135,7 @@ def test_noise_has_the_given_std_on_features_and_actions_and_is_drawn_afresh() -
 
 def gp(kind: str, w: list[float], b: float, expert: Tensor, policy: Tensor) -> Tensor:
     reward = make_reward(1, 1, gp=kind, gp_weight=3.0)
-    reward.net = Linear(2, b)  # type: ignore[assignment]
+    reward.net = Linear(2, b)
     with torch.no_grad():
         reward.net.w.copy_(torch.tensor(w))
     losses = reward.loss(expert, policy, torch.ones(len(expert)), torch.ones(len(policy)))[0]
@@ -166,7 +166,9 @@ def test_interpolates_lie_between_expert_and_policy() -> None:
     mixed = seen[-1].detach()
     assert mixed.shape == (4000, 2) and torch.equal(mixed[:, 0], mixed[:, 1]), "one coefficient per sample"
     assert mixed.min() >= 0 and mixed.max() <= 1
-    assert mixed.mean().item() == pytest.approx(0.5, abs=0.02) and mixed.std().item() == pytest.approx(12**-0.5, abs=0.02)
+    assert mixed.mean().item() == pytest.approx(0.5, abs=0.02) and mixed.std().item() == pytest.approx(
+        12**-0.5, abs=0.02
+    )
 
 
 def test_no_penalty_adds_no_term() -> None:

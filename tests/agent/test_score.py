@@ -24,7 +24,12 @@ def trace(score: float, done: list[float], steps: int = 5) -> Trace:
 
 def test_wilson_interval_has_its_known_values() -> None:
     # Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
-    for successes, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+    for successes, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
         rate, found_low, found_high = rate_interval(successes, n)
         assert rate == successes / n
         assert (found_low, found_high) == pytest.approx((low, high), abs=1e-4)

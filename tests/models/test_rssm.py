@@ -102,9 +102,7 @@ def test_posterior_sees_memory_and_the_present_observation() -> None:
     seen = rssm.observe(other, action, first, sample=False)
     assert torch.equal(seen.deter, z.deter), "the memory of row t does not contain observation t"
     assert torch.equal(seen.params[:, :2], z.params[:, :2]) and not torch.allclose(seen.params[:, 2], z.params[:, 2])
-    raw = rssm.post_out(
-        torch.nn.functional.elu(rssm.post_deter(z.deter[:, 2]) + rssm.post_embed(embed[:, 2]))
-    )
+    raw = rssm.post_out(torch.nn.functional.elu(rssm.post_deter(z.deter[:, 2]) + rssm.post_embed(embed[:, 2])))
     torch.testing.assert_close(z.params[:, 2], rssm.latent.params(raw))
     assert torch.equal(z.stoch, z.params[..., :STOCH]), "sample=False takes the mode"
     assert torch.equal(z.feat, torch.cat([z.stoch, z.deter], -1))
@@ -173,9 +171,7 @@ def test_drawn_priors_are_rows_of_all_heads() -> None:
         torch.testing.assert_close(found[:, t], every[k].unflatten(0, (3, 5))[:, t])
     for k in range(4):  # by hand: Linear, ELU, Linear of that member's weights
         x = torch.nn.functional.elu(deter.flatten(0, 1) @ rssm.prior_in.weight[k] + rssm.prior_in.bias[k])
-        torch.testing.assert_close(
-            every[k], rssm.latent.params(x @ rssm.prior_out.weight[k] + rssm.prior_out.bias[k])
-        )
+        torch.testing.assert_close(every[k], rssm.latent.params(x @ rssm.prior_out.weight[k] + rssm.prior_out.bias[k]))
 
 
 @pytest.mark.parametrize("categorical", [False, True])
@@ -223,7 +219,7 @@ def test_one_member_per_imagined_step_for_the_whole_batch() -> None:
     z, action = rssm.initial(6), numbers(6, ACTION)
     drawn: list[int] = []
     draw = rssm.draw_member
-    rssm.draw_member = lambda: drawn.append(draw()) or torch.tensor([drawn[-1]])  # type: ignore[method-assign]
+    rssm.draw_member = lambda: drawn.append(draw()) or torch.tensor([drawn[-1]])
     for _ in range(30):
         after, _ = rssm.step(z, action, stats=False)
         used = after.params[:, :STOCH].unique()
@@ -271,4 +267,6 @@ def test_posterior_does_not_depend_on_the_members() -> None:
     # and the balanced KL gives the heads no gradient through the posterior, nor the posterior one through the prior's side
     prior = rssm.priors(z.deter.detach(), torch.zeros(4, dtype=torch.long))
     loss, _ = kl_loss(rssm.latent, z.params, prior, balance=1.0, free=0.0)
-    assert all(g is None or not g.any() for g in torch.autograd.grad(loss, rssm.post_out.parameters(), allow_unused=True))
+    assert all(
+        g is None or not g.any() for g in torch.autograd.grad(loss, rssm.post_out.parameters(), allow_unused=True)
+    )

@@ -221,7 +221,9 @@ def test_frames_are_stacked_oldest_first_and_never_across_episodes(monkeypatch: 
     seen: list[Tensor] = []
     monkeypatch.setattr(world, "_latent", lambda x: seen.append(x) or Latent(*(torch.zeros(len(x), 1),) * 3))
     chunk = make_chunk(1, 6, restart=3)
-    chunk = dataclasses.replace(chunk, obs=torch.arange(6, dtype=torch.uint8).view(1, 6, 1, 1, 1).expand(1, 6, 64, 64, 3))
+    chunk = dataclasses.replace(
+        chunk, obs=torch.arange(6, dtype=torch.uint8).view(1, 6, 1, 1, 1).expand(1, 6, 64, 64, 3)
+    )
     world.observe(chunk)
     rows = seen[0][:, 0, 0].tolist()
     expected = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4], [3, 4, 5]]

@@ -37,7 +37,9 @@ def make_world(members: int = 3, *, categorical: bool = False, seed: int = 0, **
     )
 
 
-def make_chunk(b: int = 3, t: int = 6, *, expert: bool = False, seed: int = 0, restart: int | None = None, size: int = 64) -> Chunk:
+def make_chunk(
+    b: int = 3, t: int = 6, *, expert: bool = False, seed: int = 0, restart: int | None = None, size: int = 64
+) -> Chunk:
     """Random frames and actions; the chunk starts afresh at row 0 and, if given, at row ``restart``.
 
     Another ``size`` than 64 suits tests that replace encoder and decoder.
