@@ -94,8 +94,8 @@ class Agent(nn.Module):
     ) -> tuple[np.ndarray, Any]:
         """obs (n, ...), the action that led to it (n, A), is_first (n,) -> next action (n, A) in [-1, 1], carry.
 
-        ``mode``: the policy's most likely action on the posterior mean, else samples (plus N(0, noise^2), V-MAIL's
-        exploration).
+        ``mode``: the policy's most likely action on the posterior mean, else samples of both. ``noise``: std of Gaussian
+        exploration on top.
         """
         tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
         world: Any = self.world if self.slow is None else self.slow["world"]
@@ -103,7 +103,7 @@ class Agent(nn.Module):
         z, carry = world.filter(*tensors, carry, sample=not mode)
         dist = actor(z.feat)
         chosen = dist.mode() if mode else dist.rsample()
-        if noise > 0 and not mode:
+        if noise > 0:
             chosen = chosen + noise * torch.randn_like(chosen)
         return chosen.clamp(-1, 1).cpu().numpy(), carry
 

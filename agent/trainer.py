@@ -195,9 +195,9 @@ class Trainer:
         """Whole episodes with the sampled policy; steps below ``seed_steps`` are not followed by updates."""
         before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
         seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=self.data["episodes_per_cycle"]).tolist()
-        noise = self.agent.policy.explore_noise
+        mode, noise = self.data["act"] == "mode", self.agent.policy.explore_noise
         try:
-            traces = run_episodes(self.agent, self.envs, seeds, mode=False, noise=noise, should_stop=lambda: self.stop)
+            traces = run_episodes(self.agent, self.envs, seeds, mode=mode, noise=noise, should_stop=lambda: self.stop)
         except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
             checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
             return

@@ -33,7 +33,7 @@ def played(seeds: list[int], policy: Any) -> np.ndarray:
 
 
 def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float:
-    """One-sided p-value of mean(a) > mean(b) for pairs: signs of the differences are exchangeable if nothing differs."""
+    """One-sided p-value of mean(a) > mean(b) for pairs: if nothing differs, the signs are exchangeable."""
     difference = a - b
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (draws, len(difference)))
     return float((1 + ((signs * difference).mean(1) >= difference.mean()).sum()) / (draws + 1))
@@ -66,8 +66,8 @@ def test_cmil_trains_on_the_demonstrations_of_its_paper(
     train(run_dir, *settings, "data.updates_per_step=0.01")
     counters = state(run_dir)["counters"]
     assert (counters["env_steps"], counters["episodes"], counters["updates"]) == (560, 2, 8 + 5)
-    kinds = [entry[3] for entry in state(run_dir)["replay"]["episodes"]]
-    assert kinds == [True] * 10 + [False] * 2
+    *shown, first, second = [entry[3] for entry in state(run_dir)["replay"]["episodes"]]
+    assert shown and all(shown) and not first and not second
     scores = [line["eval/score_mode"] for line in lines(run_dir) if "eval/score_mode" in line]
     assert len(scores) == 2 and all(0 <= score <= 4 for score in scores)
     assert list(run_dir.glob("videos/policy-*.gif")) and list(run_dir.glob("videos/open_loop-*.gif"))

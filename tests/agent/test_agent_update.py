@@ -1,4 +1,4 @@
-"""One gradient step: what is joined with what, in which order, and which parameters move (algorithms 3.1, 5.6.2-4, 5.6.8)."""
+"""One gradient step: what is joined, in which order, which parameters move (algorithms 3.1, 5.6.2-4, 5.6.8)."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_optimisers_share_no_parameter_and_miss_none() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"policy": {"critic": "v", "critics": 1, "data_critic": False}}])
 def test_each_loss_reaches_only_its_own_parameters(options: dict[str, Any], chunks: tuple[Chunk, Chunk]) -> None:
-    """The world model, the reward and the critics are bit-identical after the actor's step because no gradient exists."""
+    """World model, reward and critics are bit-identical after the actor's step because no gradient exists."""
     agent = make_agent(**options)
     reached: dict[str, set[str]] = {}
     for name, optimiser in agent.optimisers.items():
@@ -222,6 +222,9 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
         assert torch.equal(getattr(joined, field.name), torch.cat(parts))
     assert own.feat.shape == demo.feat.shape == (2, 5, STOCH + DETER)
     assert torch.equal(batches[0].clone.feat.unflatten(0, (2, 4)), demo.feat[:, :-1])
+    torch.manual_seed(11)
+    z = make_agent(joint_batch=True).world.loss(joined)[1]
+    assert equal_latents(own, z[:2].detach()) and equal_latents(demo, z[2:].detach()), "agent chunks come first"
 
 
 def test_demonstrations_alone_are_one_chunk(chunks: tuple[Chunk, Chunk]) -> None:

@@ -183,24 +183,3 @@ def test_ctrl_c_ends_it_without_results(
     monkeypatch.setattr(LocalVector, "step", interrupt)
     assert evaluate.main([f"run={run}"]) == 130
     assert "interrupted" in capsys.readouterr().err and not (run / "eval.json").exists()
-
-
-# ---------------------------------------------------------------------- intervals
-
-
-def test_rates_have_wilson_intervals() -> None:
-    assert rate_interval(5, 10) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-4)
-    assert rate_interval(0, 10) == pytest.approx((0.0, 0.0, 0.2775), abs=1e-4)
-    assert rate_interval(10, 10) == pytest.approx((1.0, 0.7225, 1.0), abs=1e-4)
-    with pytest.raises(ValueError, match="no episodes"):
-        rate_interval(0, 0)
-
-
-def test_the_interval_of_a_mean_covers_the_truth_about_95_times_in_100() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(300):
-        mean, low, high = mean_interval(rng.binomial(4, 0.4, 40).tolist(), draws=500)
-        assert low <= mean <= high
-        covered += low <= 1.6 <= high
-    assert 270 <= covered <= 297

@@ -1,4 +1,4 @@
-"""Imagined rollouts: which action, penalty and state belong together; what gradients may pass (algorithms 2.6, 5.1.1, 5.2.5)."""
+"""Imagined rollouts: what belongs to one pair, what gradients may pass (algorithms 2.6, 5.1.1, 5.2.5)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.models.tiny import ACTION, DETER, STOCH, make_world, numbers
 
 
 class CountingWorld:
-    """The state is the step number; the action taken in it must be ten times that; u of the pair is the state plus 100."""
+    """The state is the step number; the action in it must be ten times that; u of the pair is the state plus 100."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Penalties: definitions, the square-root trap, symmetry, scale, and the one place of the sign (algorithms 2.3, 5.3)."""
+"""Penalties: definitions, the square-root trap, symmetry, scale, the one place of the sign (algorithms 2.3, 5.3)."""
 
 from __future__ import annotations
 

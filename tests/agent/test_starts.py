@@ -48,7 +48,7 @@ def test_some_rows_of_each_chunk() -> None:
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_mixture_draws_demonstrations_with_its_probability(p: float) -> None:
     torch.manual_seed(0)
-    starts, n, from_demo = MixtureStarts(p, 4), 0, 0
+    starts, n, from_demo, mixed = MixtureStarts(p, 4), 0, 0, 0
     own = latents()
     for _ in range(100):
         start = starts.sample(own, latents(1000))
@@ -57,10 +57,11 @@ def test_mixture_draws_demonstrations_with_its_probability(p: float) -> None:
         demo = number >= 1000
         expected = own[:, start.rows].flatten().stoch[:, 0]
         assert torch.equal(number[~demo], expected[~demo]), "replay starts stay where they are"
-        n, from_demo = n + len(number), from_demo + int(demo.sum())
+        n, from_demo, mixed = n + len(number), from_demo + int(demo.sum()), mixed + (0 < int(demo.sum()) < len(number))
         assert start.replay == 0, "no start is known to follow a replay pair"
     assert from_demo in (0, n) if p in (0, 1) else binomtest(from_demo, n, p).pvalue > 1e-3
     assert from_demo == n * p or 0 < p < 1
+    assert mixed > 50 or p in (0, 1), "one coin per sample, not per batch"
 
 
 def test_mixture_draws_all_rows_of_the_demonstrations() -> None:

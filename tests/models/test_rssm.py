@@ -264,7 +264,7 @@ def test_posterior_does_not_depend_on_the_members() -> None:
     heads = [*rssm.prior_in.parameters(), *rssm.prior_out.parameters()]
     grads = torch.autograd.grad(z.feat.sum() + z.params.sum(), heads, allow_unused=True)
     assert all(g is None for g in grads)
-    # and the balanced KL gives the heads no gradient through the posterior, nor the posterior one through the prior's side
+    # the prior's side of the KL gives the posterior no gradient, either
     prior = rssm.priors(z.deter.detach(), torch.zeros(4, dtype=torch.long))
     loss, _ = kl_loss(rssm.latent, z.params, prior, balance=1.0, free=0.0)
     assert all(

@@ -1,4 +1,4 @@
-"""World models behind one interface: likelihood, sampled reconstruction, behaviour head, frame stacks (algorithms 2.1)."""
+"""World models: likelihood, sampled reconstruction, behaviour head, frame stacks (algorithms 2.1)."""
 
 from __future__ import annotations
 
