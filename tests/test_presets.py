@@ -62,6 +62,7 @@ def test_every_preset_can_be_built_at_every_size(algo: str, size: str) -> None:
         assert group["lr"] == asked["lr"] and group["eps"] == asked["eps"] and optimiser.clip == asked["clip"]
         assert group["lr"] * group["weight_decay"] == pytest.approx(asked["wd"])
     assert agent.options.bf16 == config["data"]["bf16"] and agent.options.ema == config["ema"]
+    assert agent.options.joint_batch == config["data"]["joint_batch"]
     assert agent.options.horizon == config["policy"].get("horizon", 0)
     if agent.world.can_imagine:
         assert agent.penalty.alpha == config["penalty"]["alpha"]

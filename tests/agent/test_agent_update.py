@@ -222,8 +222,9 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
         assert torch.equal(getattr(joined, field.name), torch.cat(parts))
     assert own.feat.shape == demo.feat.shape == (2, 5, STOCH + DETER)
     assert torch.equal(batches[0].clone.feat.unflatten(0, (2, 4)), demo.feat[:, :-1])
+    world = make_agent(joint_batch=True).world
     torch.manual_seed(11)
-    z = make_agent(joint_batch=True).world.loss(joined)[1]
+    z = world.loss(joined)[1]
     assert equal_latents(own, z[:2].detach()) and equal_latents(demo, z[2:].detach()), "agent chunks come first"
 
 

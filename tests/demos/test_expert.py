@@ -32,7 +32,7 @@ def test_expert_solves_all_four_with_default_noise(env: KitchenEnv, seed: int) -
     expert = KitchenExpert(seed)
     expert.reset(env)
     order: list[str] = []
-    actions = []
+    actions: list[np.ndarray] = []
     info: dict[str, Any] = {"success": False}
     while not info["success"] and len(actions) < env.horizon:
         actions.append(expert.act(env))
