@@ -32,10 +32,8 @@ class UpdateOptions:
     """Options of one update.
 
     horizon: H. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema: decay of the
-    averaged
-    weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so that one
-    update
-    more or less decides between hooking a handle and missing it in *every* episode; averaging removes that lottery.
+    averaged weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so
+    that one update more or less decides between hooking a handle and missing it in *every* episode; averaging helps.
     """
 
     horizon: int
@@ -94,8 +92,8 @@ class Agent(nn.Module):
     ) -> tuple[np.ndarray, Any]:
         """obs (n, ...), the action that led to it (n, A), is_first (n,) -> next action (n, A) in [-1, 1], carry.
 
-        ``mode``: the policy's most likely action on the posterior mean, else samples of both. ``noise``: std of Gaussian
-        exploration on top.
+        ``mode``: the policy's most likely action on the posterior mean, else samples of both. ``noise``: std of
+        Gaussian exploration on top.
         """
         tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
         world: Any = self.world if self.slow is None else self.slow["world"]

@@ -33,7 +33,8 @@ def record(task: str, seed: int) -> Episode:
         raise DemoError(task, "task", f"is none of {', '.join(EXPERTS)}")
     env = make(task, "pixels")
     image, info = env.reset(seed=seed)
-    builder = EpisodeBuilder({"task": task, "seed": seed, "source": "demos.experts.toy", "subtasks": list(env.unwrapped.subtasks)})
+    subtasks = list(env.unwrapped.subtasks)
+    builder = EpisodeBuilder({"task": task, "seed": seed, "source": "demos.experts.toy", "subtasks": subtasks})
     builder.start({"image": image, "state": info["state"]}, env.unwrapped.get_state())
     over = False
     while not over:
