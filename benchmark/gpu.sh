@@ -15,7 +15,7 @@
 #
 # Variables, with their defaults:
 #   DEVICE=cuda SIZE=base TASK=kitchen      what runs where (DEVICE=cpu SIZE=debug TASK=line: a rehearsal in a minute)
-#   RUN=runs/gpu-$TASK-$SIZE OUT=gpu-out    the run folder; where results are collected
+#   RUN=runs/gpu-$TASK-$SIZE OUT=runs/gpu-out    the run folder; where results are collected
 #   PIECE=580 PIECES=0                      seconds a piece; pieces in this call at most (0: until the training ends)
 #   LIMIT=0                                 seconds that the stages of this call may take together (0: no limit);
 #                                           the last piece is shortened, and 150 s are kept for evaluate and pack
@@ -24,13 +24,13 @@
 #
 # A machine that is lent for ten minutes at a time:
 #   benchmark/gpu.sh check test step        the first call
-#   PIECES=1 benchmark/gpu.sh train         again and again, each goes on with the run
+#   PIECE=560 PIECES=1 benchmark/gpu.sh train   again and again, each goes on with the run
 #   benchmark/gpu.sh evaluate pack          the last
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-base} TASK=${TASK:-kitchen}
-RUN=${RUN:-runs/gpu-$TASK-$SIZE} OUT=${OUT:-gpu-out}
+RUN=${RUN:-runs/gpu-$TASK-$SIZE} OUT=${OUT:-runs/gpu-out}
 PIECE=${PIECE:-580} PIECES=${PIECES:-0} LIMIT=${LIMIT:-0}
 EPISODES=${EPISODES:-50} LIMIT_MB=${LIMIT_MB:-16} UPDATES=${UPDATES:-20}
 if [ -z "${PYTHON:-}" ]; then
