@@ -30,14 +30,14 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("sigma", [0.0, 2.5, math.sqrt(2.5)])
 def test_slope_of_the_optimal_logit_between_two_gaussians(sigma: float) -> None:
     """Unit Gaussians at +-m, noise of standard deviation sigma: slope 2m / (1 + sigma^2)."""
-    m, n = 1.0, 100_000
+    m, n = 1.0, 40_000
     reward = make_reward(1, 0, noise=sigma)
     reward.net = Linear(1)
     torch.manual_seed(0)
     expert, policy = torch.randn(n, 1) + m, torch.randn(n, 1) - m
     noisy = [reward.inputs(x, x[:, :0], noisy=True) for x in (expert, policy)]
     ones = torch.ones(n)
-    for _ in range(8):  # Newton's method on the slope and the offset
+    for _ in range(6):  # Newton's method on the slope and the offset
         params = list(reward.net.parameters())
         loss = reward.loss(*noisy, ones, ones)[0].total
         grad = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params, create_graph=True)])
