@@ -156,6 +156,13 @@ def _counts(trainer: Any) -> str:
     return f"{trainer.step} steps, {int(trainer.counters['updates'])} updates"
 
 
+def _newest(modules: Any) -> dict[str, Any]:
+    """The newest weights under the names that the averaged ones have."""
+    world = {f"world.{key}": value for key, value in modules.get("world", {}).items()}
+    policy = modules.get("policy", {})
+    return world | {key: value for key, value in policy.items() if key.startswith("actor.")}
+
+
 def load_weights(agent: Any, source: Path) -> str:
     """Take the weights of run ``source`` wherever name and shape agree (BC before CMIL, another reward on the same
     model).
@@ -173,7 +180,8 @@ def load_weights(agent: Any, source: Path) -> str:
         module = getattr(agent, name)
         if module is None:
             continue
-        own, given = module.state_dict(), state["modules"].get(name, {})
+        # a run without averaged weights starts them from its newest ones
+        own, given = module.state_dict(), state["modules"].get(name) or _newest(state["modules"])
         fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
         module.load_state_dict(own | fits)
         taken, total = taken + len(fits), total + len(own)

@@ -15,6 +15,7 @@ from torch import Tensor
 from agent import checkpoint, monitor
 from agent.agent import FULL, Agent
 from agent.batch import to_device
+from agent.build import ConfigError
 from agent.collect import Interrupted, run_episodes
 from agent.data import Replay
 from agent.graph import GraphedUpdate
@@ -23,6 +24,7 @@ from envs.episode import Episode
 from envs.vector import VectorEnv
 from models.world_model import Chunk
 
+ACT = {"sampled": False, "mode": True}  # how training episodes are acted
 NOT_IDENTITY = (
     "run",
     "init",
@@ -63,6 +65,8 @@ class Trainer:
         self.config, self.run_dir, self.agent, self.envs = config, run, agent, envs
         self.replay, self.demos, self.logger = replay, demos, logger
         self.data = config["data"]
+        if self.data["act"] not in ACT:
+            raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
         self.counters: dict[str, float] = defaultdict(float)
@@ -195,7 +199,7 @@ class Trainer:
         """Whole episodes with the sampled policy; steps below ``seed_steps`` are not followed by updates."""
         before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
         seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=self.data["episodes_per_cycle"]).tolist()
-        mode, noise = self.data["act"] == "mode", self.agent.policy.explore_noise
+        mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
         try:
             traces = run_episodes(self.agent, self.envs, seeds, mode=mode, noise=noise, should_stop=lambda: self.stop)
         except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again

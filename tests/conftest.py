@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 # Before numpy or torch are imported: several test processes may share the machine, and tiny tensors gain nothing from
-# more threads. MUJOCO_GL is left alone, because envs.rendering chooses the backend.
-THREADS = min(2, os.cpu_count() or 1)
+# more threads, which wait for each other badly beside environment processes. MUJOCO_GL is left alone, because envs.rendering chooses the backend.
+THREADS = 1
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, str(THREADS))
 

@@ -85,18 +85,15 @@ def test_networks_of_the_official_preset() -> None:
     assert isinstance(agent.starts, ReplayStarts) and agent.starts.per_chunk == 0
 
 
-@pytest.mark.xfail(strict=True, reason="configs: reward.hidden follows size.units (400); the official code has 2 x 200")
 def test_discriminator_of_the_official_preset() -> None:
     reward = build("cmil_official", "base").reward
     assert reward is not None and widths(reward.net.net) == [(769, 200), (200, 200), (200, 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="configs: cmil_official does not set steps (2e5 in the official code)")
 def test_length_of_the_official_preset() -> None:
     assert preset("cmil_official", "base")["steps"] == 200_000
 
 
-@pytest.mark.xfail(strict=True, reason="configs: V-MAIL is given BC updates and, at size=small, the behaviour head")
 @pytest.mark.parametrize("size", ["base", "small"])
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.startswith("vmail")])
 def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: str, size: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def cached_config(overrides: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def local(patch: pytest.MonkeyPatch) -> None:
-    """Let training runs of this process use LocalVector, draw nothing, and compose equal configurations once."""
+    """Let training runs of this process use LocalVector, draw nothing, and compose equal configurations once.
+
+    Nothing waits for the disk: only a power cut, not a kill, could tell.
+    """
+    patch.setattr(os, "fsync", lambda _: None)
     patch.setattr(config, "load_config", cached_config)
     patch.setattr(vector, "VectorEnv", LocalVector)
     patch.setattr(plots, "curves", lambda run: run)

@@ -155,7 +155,7 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
 
     `size` and `task.chunk` are read by other keys, `regime` is a name, and some keys are about environment steps only.
     """
-    steps_only = {f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction")}
+    steps_only = {f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction", "act")}
     local(monkeypatch)
     load = config.load_config
     monkeypatch.setattr(config, "dump_config", lambda *_: None)
