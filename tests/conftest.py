@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 # Before numpy or torch are imported: several test processes may share the machine, and tiny tensors gain nothing from
-# more threads, which wait for each other badly beside environment processes. MUJOCO_GL is left alone, because envs.rendering chooses the backend.
+# more threads, which wait for each other badly beside environment processes. MUJOCO_GL is left alone: envs.rendering
+# chooses the backend.
 THREADS = 1
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, str(THREADS))
