@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ class Logger:
         self._rates = _Rates(clock, self._start_step)
         self._last_line = clock()
         self._bar = self._make_bar() if not quiet and self._stream.isatty() else None
-        self._failed = False
+        self._lost: set[str] = set()
 
     # ------------------------------------------------------------------ numbers
 
@@ -75,9 +76,7 @@ class Logger:
         line: dict[str, float | None] = {"step": int(step), "time": round(time.time(), 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._append(json.dumps(line) + "\n")
-        writer = self._tensorboard()
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
+        self._events(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
 
     def _append(self, line: str) -> None:
         size = self._file.tell()
@@ -85,10 +84,7 @@ class Logger:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            # A lost line of metrics must not end a long run; a checkpoint on the same disk will say what is wrong.
-            if not self._failed:
-                self._failed = True
-                print(f"cannot write {self.run / METRICS}: {error.strerror}; metrics are being lost", file=sys.stderr)
+            self._report(METRICS, error)
             self._reopen(size)
         else:
             self.lines += 1
@@ -102,29 +98,52 @@ class Logger:
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Show an (H, W, 3) uint8 picture in TensorBoard."""
-        self._tensorboard().add_image(name, image, step, dataformats="HWC")
+        self._events(lambda writer: writer.add_image(name, image, step, dataformats="HWC"))
 
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            # Imported late: a run that fails in its first second should not wait for it.
-            from torch.utils.tensorboard import SummaryWriter
+    def _events(self, write: Callable[[Any], Any]) -> None:
+        """Let `write` add to the TensorBoard events, unless they have been given up."""
+        if "tensorboard" in self._lost:
+            return
+        try:
+            if self._writer is None:
+                # Imported late: a run that fails in its first second should not wait for it.
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._purge + 1, flush_secs=30)
-        return self._writer
+                _leave_to_the_caller()
+                self._writer = SummaryWriter(str(self.run / "tensorboard"), purge_step=self._purge + 1, flush_secs=30)
+            write(self._writer)
+        except OSError as error:
+            self._report("tensorboard", error)
+            self._writer = None
+
+    def _report(self, name: str, error: OSError) -> None:
+        """Say once that a file is lost. It must not end a run: a checkpoint on the same disk will say what is wrong."""
+        if name not in self._lost:
+            self._lost.add(name)
+            text = f"cannot write {self.run / name}: {error.strerror or error}; what belongs there is being lost"
+            print(text, file=sys.stderr)
 
     # ------------------------------------------------------------------ pictures and words
 
     def video(self, name: str, step: int, frames: np.ndarray, fps: float = 20.0) -> Path:
-        """Write (T, H, W, 3) uint8 frames to videos/NAME-STEP.gif, and .mp4 if ffmpeg is there; returns the GIF."""
+        """Write (T, H, W, 3) uint8 frames to videos/NAME-STEP.gif, and .mp4 if ffmpeg is there; returns the former."""
         stem = self.run / "videos" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}-{step:09d}"
-        path = videos.write_gif(stem.with_name(stem.name + ".gif"), frames, fps)
-        videos.write_mp4(stem.with_name(stem.name + ".mp4"), frames, fps)
+        path = stem.with_name(stem.name + ".gif")
+        try:
+            videos.write_gif(path, frames, fps)
+            videos.write_mp4(stem.with_name(stem.name + ".mp4"), frames, fps)
+        except OSError as error:
+            path.with_name(f"tmp-{path.name}").unlink(missing_ok=True)
+            self._report("videos", error)
         return path
 
     def note(self, text: str) -> None:
         """Print a line (above the bar), unless quiet, and append it to log.txt."""
-        with open(self.run / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        try:
+            with open(self.run / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        except OSError as error:
+            self._report("log.txt", error)
         if self._quiet:
             return
         if self._bar is not None:
@@ -183,7 +202,8 @@ class Logger:
             self._bar.stop()
             self._bar = None
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
             self._writer = None
         self._file.close()
 
@@ -194,6 +214,18 @@ class Logger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _leave_to_the_caller() -> None:
+    """TensorBoard's thread keeps its error and raises it at the next call; without this it prints a traceback, too."""
+    print_it = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        ours = type(args.thread).__module__.startswith("tensorboard")
+        if not (ours and isinstance(args.exc_value, OSError)):
+            print_it(args)
+
+    threading.excepthook = hook
 
 
 class _Rates:

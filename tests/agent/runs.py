@@ -30,6 +30,9 @@ TINY = (
     "eval.videos=false",
     "save_seconds=1e9",
     "data.updates_per_step=0.1",
+    "data.batch=2",
+    "data.length=6",
+    "policy.horizon=3",
 )
 # What tells time rather than training.
 CLOCKS = ("seconds", "cpu_seconds")

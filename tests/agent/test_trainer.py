@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent import checkpoint, monitor
+from agent import checkpoint, monitor, video
 from agent.agent import Agent
 from agent.batch import to_device
 from agent.collect import run_episodes
@@ -350,6 +350,24 @@ def test_a_full_disk_while_saving_loses_nothing(
     assert state(run_dir)["counters"]["updates"] in (3, 4)
     start(run_dir)
     assert_same(run_dir, whole)
+
+
+def test_a_full_disk_costs_events_and_videos_but_not_the_training(
+    run_dir: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)  # in a thread of its own
+    monkeypatch.setattr(video, "write_gif", full)
+    start(run_dir, "eval.videos=true")
+    told = capsys.readouterr().err.strip().splitlines()
+    assert sorted(line.split(":")[0].rsplit("/", 1)[1] for line in told) == ["tensorboard", "videos"]
+    assert all("No space left on device" in line for line in told)
+    assert_same(run_dir, whole)
+    assert moments(run_dir) == moments(whole)
 
 
 def test_a_second_training_of_the_same_run_is_refused(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
