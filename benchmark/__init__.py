@@ -1,1 +1,3 @@
-"""Exact benchmark commands: seconds per training step, frames per second, learning curves."""
+"""Exact commands, speed and learning benchmarks; `results/` holds what they measured."""
+
+import agent  # noqa: F401  sets how idle threads wait, before torch is loaded

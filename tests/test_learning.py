@@ -42,7 +42,7 @@ def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float
 def test_cmil_learns_line_from_pixels(run_dir: Path) -> None:
     """Algorithms 5.7.1: better than random, and 90 % of the expert."""
     settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=0.2", "log_every=100")
-    train(run_dir, *settings)
+    train(run_dir, *settings, "data.batch=4", "data.length=10", "size.horizon=5")
     results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
     seeds = [episode["seed"] for episode in results["mode"]["each"]]
     expert = played(seeds, lambda state, rng: line_expert(state))

@@ -32,7 +32,7 @@ TINY = (
     "data.updates_per_step=0.1",
     "data.batch=2",
     "data.length=6",
-    "policy.horizon=3",
+    "size.horizon=3",
 )
 # What tells time rather than training.
 CLOCKS = ("seconds", "cpu_seconds")
