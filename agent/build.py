@@ -72,7 +72,10 @@ def build_agent(config: Config, action: int, device: torch.device) -> Agent:
     if policy.wants == "rollout" and reward is None:
         raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
     options = UpdateOptions(
-        config["policy"].get("horizon", 0), config["data"]["joint_batch"], config["data"]["bf16"], config["ema"]
+        config["policy"].get("horizon", 0),
+        config["data"]["joint_batch"],
+        pick_bf16(config["data"]["bf16"], device),
+        config["ema"],
     )
     return Agent(
         world,
@@ -96,3 +99,17 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda asked for, but torch sees no CUDA device")
     return device
+
+
+def pick_bf16(choice: bool | str, device: torch.device) -> bool:
+    """``auto``: bf16 products where the hardware has them. Raises ConfigError for anything but auto, true, false.
+
+    A processor without them (AVX2 only, say) emulates them element by element: ten times slower than float32.
+    """
+    if isinstance(choice, bool):
+        return choice
+    if choice != "auto":
+        raise ConfigError(f"data.bf16: {choice!r} is none of auto, true, false")
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,5 +1,5 @@
-"""Seconds per training step, as JSON: ``python -m benchmark.step size=base [updates=3] [bf16=true] [KEY=VALUE of the
-training configuration]``.
+"""Seconds per training step, as JSON: ``python -m benchmark.step size=base [updates=3] [data.bf16=true] [KEY=VALUE of
+the training configuration]``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from agent.build import ConfigError, build_agent, pick_device
 from agent.config import load_config, set_threads
 from models.world_model import Chunk
 
+WARM_UP = 4
+
 
 def random_chunk(batch: int, length: int, action: int, device: torch.device, expert: bool) -> Chunk:
     """A chunk of noise with the shapes of a training batch."""
@@ -27,7 +29,7 @@ def random_chunk(batch: int, length: int, action: int, device: torch.device, exp
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Time full updates (world model, discriminator, actor, critics) on random data after two warm-up updates."""
+    """Time full updates on random data, after warm-up updates: memory grows during the first."""
     args = list(sys.argv[1:] if argv is None else argv)
     updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))
     config, note = load_config([a for a in args if not a.startswith("updates=")])
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     data = config["data"]
     own, demo = (random_chunk(data["batch"], data["length"], 9, device, e) for e in (False, True))
     seconds = []
-    for index in range(updates + 2):
+    for index in range(WARM_UP + updates):
         start = time.perf_counter()
         agent.update(own, demo, index)
         if device.type == "cuda":
@@ -56,10 +58,10 @@ def main(argv: list[str] | None = None) -> None:
                 "length": data["length"],
                 "horizon": config["policy"].get("horizon", 0),
                 "members": config["world_model"].get("members", 0),
-                "bf16": data["bf16"],
+                "bf16": agent.options.bf16,
                 "parameters": parts,
-                "seconds_per_update": round(statistics.median(seconds[2:]), 4),
-                "seconds": [round(s, 4) for s in seconds[2:]],
+                "seconds_per_update": round(statistics.median(seconds[WARM_UP:]), 4),
+                "seconds": [round(s, 4) for s in seconds[WARM_UP:]],
                 "note": note,
             }
         )

@@ -154,9 +154,12 @@ def random_shift(image: Tensor, pad: int) -> Tensor:
     """
     if pad == 0:
         return image
-    b, _, h, w, _ = image.shape
+    b, _, h, w, c = image.shape
     offset = torch.randint(-pad, pad + 1, (2, b, 1), device=image.device)
+    each = torch.arange(b, device=image.device)[:, None]
     rows = (torch.arange(h, device=image.device) + offset[0]).clamp(0, h - 1)  # (B, h)
-    cols = (torch.arange(w, device=image.device) + offset[1]).clamp(0, w - 1)
-    batch = torch.arange(b, device=image.device)[:, None, None]
-    return image.permute(0, 2, 3, 1, 4)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2, 4)
+    left, right = (image[..., i : i + 1, :].expand(-1, -1, -1, pad, -1) for i in (0, w - 1))
+    padded = torch.cat([left, image, right], -2).flatten(-2)
+    # every horizontal shift is a window of the padded rows, so that whole rows of w * c bytes are copied at once
+    windows = padded.unfold(-1, w * c, c).permute(0, 3, 2, 1, 4)  # (B, 2 pad + 1, h, T, w * c)
+    return windows[each, offset[1] + pad, rows].transpose(1, 2).unflatten(-1, (w, c))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from agent.agent import Agent, UpdateOptions
-from agent.build import build_agent
+from agent.build import ConfigError, build_agent, pick_bf16
 from agent.config import CONFIGS, load_config
 from agent.optim import Optimiser
 from agent.penalties import Penalty
@@ -61,7 +61,10 @@ def test_every_preset_can_be_built_at_every_size(algo: str, size: str) -> None:
         asked = config["optim"][name]
         assert group["lr"] == asked["lr"] and group["eps"] == asked["eps"] and optimiser.clip == asked["clip"]
         assert group["lr"] * group["weight_decay"] == pytest.approx(asked["wd"])
-    assert agent.options.bf16 == config["data"]["bf16"] and agent.options.ema == config["ema"]
+    assert (
+        agent.options.bf16 == pick_bf16(config["data"]["bf16"], torch.device("cpu"))
+        and agent.options.ema == config["ema"]
+    )
     assert agent.options.joint_batch == config["data"]["joint_batch"]
     assert agent.options.horizon == config["policy"].get("horizon", 0)
     if agent.world.can_imagine:
@@ -150,3 +153,15 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
         node = preset("cmil", "debug")[part]
         options = {n for n, p in inspect.signature(cls).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
         assert options - set(node) <= {"action", "behaviour_hidden"}, part
+
+
+def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated bf16 made an update ten times slower than float32."""
+    cpu = torch.device("cpu")
+    for has_avx512, has_amx, expected in ((True, False, True), (False, True, True), (False, False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_avx512: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has_amx: has)
+        assert pick_bf16("auto", cpu) is expected
+    assert pick_bf16(True, cpu) is True and pick_bf16(False, cpu) is False
+    with pytest.raises(ConfigError, match=r"data\.bf16: 'maybe' is none of auto, true, false"):
+        pick_bf16("maybe", cpu)
