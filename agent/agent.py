@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agent.batch import join, pair_weight, transitions
 from agent.imagine import imagine, penalised
+from agent.memory import TransitionMemory
 from agent.optim import Optimiser
 from agent.penalties import Penalty
-from agent.policy.backprop import BackpropPolicy
-from agent.policy.base import ClonePairs, DataPairs, PolicyBatch
-from agent.policy.bc import BCPolicy
-from agent.reward.bce import BCEReward
+from agent.policy.base import ClonePairs, DataPairs, PolicyBatch, TransitionBatch
 from agent.starts import Starts, StartSet
 from envs.episode import to_pairs
-from models.latent import Latent, Losses, Rollout
+from models.latent import Latent, Losses, Rollout, Transitions
 from models.nets import frozen
-from models.world_model import Chunk, FrameStack, PixelWorldModel
+from models.world_model import Chunk
 
 FULL = frozenset({"world", "reward", "policy"})
 
@@ -31,20 +30,18 @@ FULL = frozenset({"world", "reward", "policy"})
 class UpdateOptions:
     """Options of one update.
 
-    horizon: H. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema: decay of the
-    averaged weights that act (0: the newest weights act). A cloned policy's trajectory is nearly deterministic, so
-    that one update more or less decides between hooking a handle and missing it in *every* episode; averaging helps.
+    horizon: H. real_fraction: share of a transition batch that comes from the chunk where a memory of imagined
+    transitions gives the rest. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema:
+    decay of the averaged weights that act (0: the newest weights act). A cloned policy's trajectory is nearly
+    deterministic, so that one update more or less decides between hooking a handle and missing it in *every* episode;
+    averaging helps.
     """
 
     horizon: int
     joint_batch: bool
     bf16: bool
     ema: float = 0.0
-
-
-def _join(a: Chunk, b: Chunk) -> Chunk:
-    names = ("obs", "action", "is_first", "is_last", "is_terminal", "expert", "valid")
-    return Chunk(*(torch.cat([getattr(a, n), getattr(b, n)]) for n in names))
+    real_fraction: float = 0.0
 
 
 class Agent(nn.Module):
@@ -52,16 +49,20 @@ class Agent(nn.Module):
 
     def __init__(
         self,
-        world: PixelWorldModel | FrameStack,
-        reward: BCEReward | None,
+        world: Any,
+        reward: Any,
         starts: Starts,
         penalty: Penalty,
-        policy: BackpropPolicy | BCPolicy,
-        optim: Mapping[str, Mapping[str, float]],
+        policy: Any,
+        optim: Mapping[str, Mapping[str, Any]],
         options: UpdateOptions,
+        memory: TransitionMemory | None = None,
     ) -> None:
+        """world: `models.world_model.WorldModel`, reward: a learner of `agent.reward` or None, policy: of
+        `agent.policy`; ``memory`` holds imagined transitions for a policy that wants them (`agent.upkeep` fills it).
+        """
         super().__init__()
-        self.world, self.reward, self.policy = world, reward, policy
+        self.world, self.reward, self.policy, self.memory = world, reward, policy, memory
         self.starts, self.penalty, self.options = starts, penalty, options
         self.slow: nn.ModuleDict | None = (
             copy.deepcopy(nn.ModuleDict({"world": world, "actor": policy.actor})) if options.ema > 0 else None
@@ -69,10 +70,12 @@ class Agent(nn.Module):
         if self.slow is not None:
             self.slow.requires_grad_(False)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
-        if reward is not None:
+        if reward is not None and list(reward.parameters()):
             groups["reward"] = list(reward.parameters())
+        # an encoder that the policy trains belongs to the critics where there are some (P-DAC), else to the actor
+        trains = "critics" if policy.wants == "transitions" else "actor"
         for name, params in policy.groups().items():
-            extra = list(world.parameters()) if name == "actor" and world.learns == "policy" else []
+            extra = list(world.parameters()) if name == trains and world.learns == "policy" else []
             groups[name] = [*params, *extra]
         self.optimisers = {name: Optimiser(params, **optim[name]) for name, params in groups.items()}
 
@@ -114,7 +117,7 @@ class Agent(nn.Module):
 
         parts: "world", "reward", "policy", or "clone" instead of "policy" for the BC term alone.
         """
-        metrics = self.gradient_step(agent_chunk, expert_chunk, parts)
+        metrics = self.gradient_step(agent_chunk, expert_chunk, parts, index)
         self.after_step(index)
         return metrics
 
@@ -123,9 +126,11 @@ class Agent(nn.Module):
         self.policy.after_update(index)
         self.average(index)
 
-    def gradient_step(self, agent_chunk: Chunk, expert_chunk: Chunk, parts: frozenset[str]) -> dict[str, Tensor]:
+    def gradient_step(
+        self, agent_chunk: Chunk, expert_chunk: Chunk, parts: frozenset[str], index: int = 0
+    ) -> dict[str, Tensor]:
         """Steps 1-5: fixed shapes, no branch on data, no synchronisation, so that ``graph.GraphedUpdate`` can capture
-        it.
+        it. ``index`` is for policies that learn only in some updates (TD3).
         """
         own, demo, metrics = self._fit_world(agent_chunk, expert_chunk, "world" in parts)
         if "policy" not in parts and "clone" not in parts:
@@ -134,6 +139,8 @@ class Agent(nn.Module):
             clone = self._clone_pairs(demo, expert_chunk)
             if "policy" not in parts or self.policy.wants == "pairs":
                 losses, found = self.policy.clone(PolicyBatch(clone))
+            elif self.policy.wants == "transitions":
+                losses, found = self._transition_losses(own, demo, clone, agent_chunk, expert_chunk, index)
             else:
                 losses, found = self._imagined_losses(own, demo, clone, agent_chunk)
             metrics |= found
@@ -154,20 +161,22 @@ class Agent(nn.Module):
         decay = min(self.options.ema, (1 + index) / (10 + index))
         newest: list[Tensor] = [*self.world.parameters(), *self.policy.actor.parameters()]
         torch._foreach_lerp_([*self.slow.parameters()], newest, 1 - decay)
+        for kept, now in zip(self.slow.buffers(), [*self.world.buffers(), *self.policy.actor.buffers()], strict=True):
+            kept.copy_(now)  # statistics are not averaged: features would mean something between two scales
 
     def _fit_world(
         self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool
     ) -> tuple[Latent, Latent, dict[str, Tensor]]:
         """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks (which may be one)."""
         same = expert_chunk is agent_chunk
-        if self.world.learns == "policy" or not fit:
+        if self.world.learns != "likelihood" or not fit:
             # the policy's loss differentiates through the features of a model that it trains
             with self.autocast(), torch.set_grad_enabled(self.world.learns == "policy"):
                 demo = self.world.observe(expert_chunk)
                 return demo if same else self.world.observe(agent_chunk), demo, {}
         joint = self.options.joint_batch and not same
         with self.autocast():
-            losses, z, metrics = self.world.loss(_join(agent_chunk, expert_chunk) if joint else agent_chunk)
+            losses, z, metrics = self.world.loss(join(agent_chunk, expert_chunk) if joint else agent_chunk)
         metrics["grad/world"] = self.optimisers["world"].step(losses.total)
         metrics |= {f"loss/world_{term}": value.detach() for term, value in losses.items()}
         z = z.detach()
@@ -190,7 +199,6 @@ class Agent(nn.Module):
         self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk
     ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Steps 3 and 4: imagine from the starts, then all losses at the same weights."""
-        assert self.reward is not None and isinstance(self.policy, BackpropPolicy)
         reward_net = self.reward
         start = self.starts.sample(own, demo)
         with frozen(self.world, reward_net):
@@ -200,13 +208,53 @@ class Agent(nn.Module):
                 x if reward_net.noise_in_reward else reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=False)
             )
             reward = penalised(learned, rollout.u, self.penalty)
-        alive = rollout.alive[:-1].flatten()
-        x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
-        reward_loss, metrics = reward_net.loss(x_expert, x.flatten(0, 1), clone.weight, alive)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
-        losses, found = self.policy.losses(batch)
-        metrics |= found | self._diagnostics(rollout, clone, learned)
-        return {"reward": reward_loss, **losses}, metrics
+        losses, metrics = self.policy.losses(batch)
+        x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
+        if reward_net.policy_data == "imagined":
+            learner = x.flatten(0, 1), rollout.alive[:-1].flatten()
+        elif reward_net.policy_data == "replay":
+            real = transitions(own, chunk)
+            weight = real.weight * (~chunk.expert).float().repeat_interleave(chunk.action.shape[1] - 1)
+            learner = reward_net.inputs(real.feat, real.action, noisy=True), weight
+        else:  # "fresh": `agent.upkeep` plays the reward's rounds
+            return losses, metrics | self._diagnostics(rollout, clone, learned)
+        reward_loss, found = reward_net.loss(x_expert, learner[0], clone.weight, learner[1])
+        return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, clone, learned)
+
+    def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None) -> Tensor:
+        """What the reward learner wants to know of transitions (n,): (n, X)."""
+        more: dict[str, Tensor | None] = {}
+        if self.reward.needs_next:
+            with torch.no_grad():
+                log_pi = self.policy.actor(pairs.feat).log_prob(pairs.action)
+            more = {"next_feat": pairs.next_feat, "done": pairs.done, "log_pi": log_pi}
+        if self.reward.needs_truth:
+            more = {"truth": truth}
+        return self.reward.inputs(pairs.feat.detach(), pairs.action, noisy=False, **more)
+
+    def _transition_losses(
+        self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, expert_chunk: Chunk, index: int
+    ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+        """The off-policy form of steps 3 and 4: rewards of the sampled transitions are computed now, never stored."""
+        real = transitions(own, chunk)
+        losses, metrics = {}, {}
+        if self.reward.policy_data == "replay":
+            expert = transitions(demo, expert_chunk)
+            weight = real.weight * (~chunk.expert).float().repeat_interleave(chunk.action.shape[1] - 1)
+            losses["reward"], metrics = self.reward.loss(
+                self.reward_inputs(expert), self.reward_inputs(real), expert.weight, weight
+            )
+        pairs, u = real, torch.zeros_like(real.done)
+        if self.memory is not None and self.memory.filled > 0:
+            pairs, u = self.memory.mixed(real, self.options.real_fraction)
+        truth = None if chunk.truth is None else chunk.truth[:, 1:].flatten()
+        with torch.no_grad():
+            learned = self.reward.reward(self.reward_inputs(pairs, truth))
+            reward = penalised(learned, u, self.penalty)
+        found, more = self.policy.losses(TransitionBatch(pairs, reward, clone, index))
+        metrics |= more | {"reward": learned.mean(), "reward_std": learned.std(), "u": u.mean()}
+        return losses | found, metrics
 
     def _data_pairs(self, own: Latent, chunk: Chunk, start: StartSet) -> DataPairs | None:
         """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs,
@@ -228,9 +276,8 @@ class Agent(nn.Module):
     @torch.no_grad()
     def _diagnostics(self, rollout: Rollout, clone: ClonePairs, learned: Tensor) -> dict[str, Tensor]:
         """Scales that decide what is learned: reward against penalty, and the noise-free discriminator gap."""
-        assert self.reward is not None
-        d_expert = torch.sigmoid(self.reward.net(self.reward.inputs(clone.feat, clone.action, noisy=False)))
-        d_policy = torch.sigmoid(self.reward.net(self.reward.inputs(rollout.feat[0], rollout.action[0], noisy=False)))
+        d_expert = self.reward.score(self.reward.inputs(clone.feat, clone.action, noisy=False))
+        d_policy = self.reward.score(self.reward.inputs(rollout.feat[0], rollout.action[0], noisy=False))
         return {
             "d_expert": d_expert.mean(),
             "d_policy": d_policy.mean(),
@@ -248,8 +295,3 @@ class Agent(nn.Module):
         """Inverse of ``learner_state``."""
         for name, o in self.optimisers.items():
             o.adam.load_state_dict(state[name])
-
-
-def pair_weight(chunk: Chunk) -> Tensor:
-    """(B, T-1): 1 for pairs whose state has enough history and whose successor belongs to the same episode."""
-    return (chunk.valid[:, :-1] & ~chunk.is_first[:, 1:]).float()

@@ -8,12 +8,19 @@ from typing import Any
 import torch
 
 from agent.agent import Agent, UpdateOptions
+from agent.memory import TransitionMemory
 from agent.penalties import make_penalty
 from agent.policy.backprop import BackpropPolicy
 from agent.policy.bc import BCPolicy
+from agent.policy.sac import SACPolicy
+from agent.policy.td3_bc import TD3BCPolicy
+from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.ipm import IPMReward
+from agent.reward.truth import TruthReward
 from agent.starts import MixtureStarts, ReplayStarts
 from models.dists import CategoricalLatent, GaussianLatent
+from models.state_model import StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
 
 Config = Mapping[str, Any]
@@ -27,7 +34,7 @@ def _without(config: Config, *names: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in names}
 
 
-def _rssm(config: Config, action: int) -> PixelWorldModel:
+def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel:
     latent: GaussianLatent | CategoricalLatent
     if config["latent"] == "gaussian":
         latent = GaussianLatent(config["stoch"])
@@ -38,12 +45,17 @@ def _rssm(config: Config, action: int) -> PixelWorldModel:
     return PixelWorldModel(action=action, latent=latent, **_without(config, "kind", "latent", "stoch", "classes"))
 
 
-WORLD_MODELS: dict[str, Callable[[Config, int], Any]] = {
+WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
     "rssm": _rssm,
-    "frames": lambda config, action: FrameStack(action=action, **_without(config, "kind")),
+    "frames": lambda config, action, obs: FrameStack(action=action, **_without(config, "kind")),
+    "state": lambda config, action, obs: StateModel(obs[0], **_without(config, "kind")),
+    "mlp": lambda config, action, obs: StateEnsemble(obs[0], action, **_without(config, "kind")),
 }
 REWARDS: dict[str, Callable[[Config, int, int], Any]] = {
     "bce": lambda config, feat, action: BCEReward(feat, action, **_without(config, "kind")),
+    "ipm": lambda config, feat, action: IPMReward(feat, action, **_without(config, "kind")),
+    "airl": lambda config, feat, action: AIRLReward(feat, action, **_without(config, "kind")),
+    "truth": lambda config, feat, action: TruthReward(),
     "none": lambda config, feat, action: None,
 }
 STARTS: dict[str, Callable[[Config], Any]] = {
@@ -53,6 +65,8 @@ STARTS: dict[str, Callable[[Config], Any]] = {
 POLICIES: dict[str, Callable[[Config, int, int], Any]] = {
     "backprop": lambda config, feat, action: BackpropPolicy(feat, action, **_without(config, "kind", "horizon")),
     "bc": lambda config, feat, action: BCPolicy(feat, action, **_without(config, "kind")),
+    "sac": lambda config, feat, action: SACPolicy(feat, action, **_without(config, "kind")),
+    "td3_bc": lambda config, feat, action: TD3BCPolicy(feat, action, **_without(config, "kind")),
 }
 
 
@@ -62,20 +76,31 @@ def _pick(table: dict[str, Any], kind: str, part: str) -> Any:
     return table[kind]
 
 
-def build_agent(config: Config, action: int, device: torch.device) -> Agent:
-    """Assemble the six parts for actions of size ``action``; deterministic given torch's seed. Raises ConfigError."""
-    world = _pick(WORLD_MODELS, config["world_model"]["kind"], "world_model")(config["world_model"], action).to(device)
+def build_agent(config: Config, action: int, device: torch.device, obs: tuple[int, ...] = (64, 64, 3)) -> Agent:
+    """Assemble the six parts for actions of size ``action`` and observations of shape ``obs``; deterministic given
+    torch's seed. Raises ConfigError.
+    """
+    kind = config["world_model"]["kind"]
+    if (kind in ("state", "mlp")) != (len(obs) == 1):
+        raise ConfigError(f"world_model={kind} does not take observations of shape {obs}: choose it by obs=")
+    world = _pick(WORLD_MODELS, kind, "world_model")(config["world_model"], action, obs).to(device)
     reward = _pick(REWARDS, config["reward"]["kind"], "reward")(config["reward"], world.feat, action)
     policy = _pick(POLICIES, config["policy"]["kind"], "policy")(config["policy"], world.feat, action).to(device)
     if policy.wants == "rollout" and not world.can_imagine:
         raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
-    if policy.wants == "rollout" and reward is None:
+    if policy.wants != "pairs" and reward is None:
         raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
+    if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
+        raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
+    memory = None
+    if policy.wants == "transitions" and world.learns == "fit":
+        memory = TransitionMemory(world.feat, action, config["data"]["memory"]).to(device)
     options = UpdateOptions(
         config["policy"].get("horizon", 0),
         config["data"]["joint_batch"],
         pick_bf16(config["data"]["bf16"], device),
         config["ema"],
+        config["data"]["real_fraction"],
     )
     return Agent(
         world,
@@ -85,6 +110,7 @@ def build_agent(config: Config, action: int, device: torch.device) -> Agent:
         policy,
         config["optim"],
         options,
+        memory,
     )
 
 

@@ -1,8 +1,9 @@
-"""Which rows a sampled chunk consists of. Used by `agent.data`; all the randomness of a sample is spent here."""
+"""What `agent.data` returns, and which rows a chunk consists of; all the randomness of a sample is spent here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,40 @@ class Entry(NamedTuple):
     rows: int
     expert: bool
     checksum: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """B chunks of T rows in storage convention; the first row of each is a restart.
+
+    A chunk longer than its episode goes on with another episode of the same kind; there `is_first` is True and the
+    action zero, as in row 0. All arrays are new, contiguous and writable, so `torch.from_numpy` copies nothing.
+    """
+
+    obs: np.ndarray  # (B, T, *obs_shape) uint8 or float32
+    action: np.ndarray  # (B, T, A) float32; action[t] led to obs[t]; zero where is_first
+    is_first: np.ndarray  # (B, T) bool
+    is_last: np.ndarray  # (B, T) bool
+    is_terminal: np.ndarray  # (B, T) bool
+    expert: np.ndarray  # (B,) bool
+    episode: np.ndarray  # (B,) int64, identity of the episode that the chunk starts in
+    offset: np.ndarray  # (B,) int64, row of that episode that the chunk starts at
+    truth: np.ndarray | None = None  # (B, T) float32, the environment's reward, only of a replay that keeps it
+
+    @property
+    def pair_valid(self) -> np.ndarray:
+        """(B, T-1) bool: rows t and t+1 belong to one episode. False only where a short episode was continued."""
+        return ~self.is_first[:, 1:]
+
+
+class RowPairs(NamedTuple):
+    """n transitions: obs, next_obs (n, *obs_shape), action (n, A), done (n,) bool, position (n,) in time 0..1."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    next_obs: np.ndarray
+    done: np.ndarray
+    position: np.ndarray
 
 
 class Plan(NamedTuple):

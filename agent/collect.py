@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,13 @@ class Interrupted(Exception):
     """The user asked to stop while an episode was running; the episode is dropped."""
 
 
+class Reset(NamedTuple):
+    """A moment of a demonstration that an episode begins at: simulator state (S,), and how many steps had passed."""
+
+    sim_state: np.ndarray
+    step: int
+
+
 @dataclass(eq=False)
 class Trace:
     """One episode in storage convention (``action[t]`` led to ``obs[t]``), with what only evaluation may know."""
@@ -29,7 +36,8 @@ class Trace:
     terminal: bool = False
     score: float = 0.0
     success: bool = False
-    reward: float = 0.0  # undiscounted environment return; never stored in replay
+    rewards: list[float] = field(default_factory=lambda: [0.0])  # the environment's; only ``reward=truth`` keeps them
+    limit: int | None = None  # steps at most; None: until the environment ends it
     tasks_done: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     @property
@@ -37,8 +45,13 @@ class Trace:
         """Environment steps: rows - 1."""
         return len(self.obs) - 1
 
+    @property
+    def reward(self) -> float:
+        """Undiscounted environment return."""
+        return float(sum(self.rewards))
+
     def arrays(self) -> dict[str, np.ndarray]:
-        """Rows for ``Replay.add_episode``: no reward among them."""
+        """Rows for ``Replay.add_episode``; of the rewards, only a replay of ``reward=truth`` keeps anything."""
         rows = len(self.obs)
         first, last, terminal = (np.zeros(rows, bool) for _ in range(3))
         first[0], last[-1], terminal[-1] = True, True, self.terminal
@@ -49,6 +62,7 @@ class Trace:
             "is_first": first,
             "is_last": last,
             "is_terminal": terminal,
+            "truth": np.array(self.rewards, np.float32),
         }
 
     def _see(self, info: dict[str, Any]) -> None:
@@ -76,18 +90,20 @@ def run_episodes(
     *,
     mode: bool,
     noise: float = 0.0,
+    starts: Sequence[Reset | None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda steps: None,
 ) -> list[Trace]:
     """One episode per seed, ``len(envs)`` at a time, in lockstep; results do not depend on the number of processes'
-    speed.
+    speed. ``starts``: for each episode the simulator state to begin with, or None for the task's own start.
 
     Raises Interrupted when ``should_stop`` says so between two steps.
     """
     traces: list[Trace] = []
     n = len(envs)
+    places: Sequence[Reset | None] = [None] * len(seeds) if starts is None else starts
     for begin in range(0, len(seeds), n):
-        group = list(seeds[begin : begin + n])
+        group = list(zip(seeds[begin : begin + n], places[begin : begin + n], strict=True))
         try:
             with one_thread():
                 traces += _run_group(agent, envs, group, mode, noise, should_stop, on_step)
@@ -101,18 +117,23 @@ def run_episodes(
 def _run_group(
     agent: Agent,
     envs: VectorEnv,
-    seeds: Sequence[int],
+    group: Sequence[tuple[int, Reset | None]],
     mode: bool,
     noise: float,
     should_stop: Callable[[], bool],
     on_step: Callable[[int], None],
 ) -> list[Trace]:
-    n = len(seeds)
+    n, seeds = len(group), [seed for seed, _ in group]
     obs, infos = envs.reset(seeds)
+    for i, (seed, start) in enumerate(group):
+        if start is not None:
+            obs[i], infos[i] = envs.reset_at(i, seed, start.sim_state)
     action = np.zeros((n, *envs.action_space.shape), np.float32)
     first, running = np.ones(n, bool), np.ones(n, bool)
     carry = agent.world.initial(n)
     traces = [Trace(seed, [o], [a]) for seed, o, a in zip(seeds, obs, action, strict=True)]
+    for trace, (_, start) in zip(traces, group, strict=True):
+        trace.limit = None if start is None else max(1, envs.horizon - start.step)
     for trace, info in zip(traces, infos, strict=True):
         trace._see(info)
     while running.any():
@@ -121,12 +142,13 @@ def _run_group(
         action, carry = agent.act(obs, action, first, carry, mode=mode, noise=noise)
         first = np.zeros(n, bool)
         obs, reward, terminated, truncated, infos = envs.step(action)
-        for i in np.flatnonzero(running):
+        for i in np.flatnonzero(running).tolist():
             traces[i].obs.append(obs[i])
             traces[i].action.append(action[i])
-            traces[i].reward += float(reward[i])
+            traces[i].rewards.append(float(reward[i]))
             traces[i]._see(infos[i])
             traces[i].terminal = bool(terminated[i])
         on_step(int(running.sum()))
-        running &= ~(terminated | truncated)
+        limited = np.array([t.limit is not None and t.steps >= t.limit for t in traces])
+        running &= ~(terminated | truncated | limited)
     return traces

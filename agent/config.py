@@ -35,7 +35,7 @@ _LEAST = {
     "eval.episodes": 1,
     "eval.seed": 0,
     "data.batch": 1,
-    "data.length": 3,
+    "data.length": 2,
     "data.envs": 1,
     "data.episodes_per_cycle": 0,
     "data.updates_per_step": 0,
@@ -80,7 +80,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
         "true or false": isinstance(default, bool) and not isinstance(value, bool),
         "a number": numeric and not number(value),
         "a whole number": isinstance(default, int) and isinstance(value, float) and not value.is_integer(),
-        "a word": isinstance(default, str) and not isinstance(value, str),
+        "a word": isinstance(default, str) and default != "auto" and not isinstance(value, str),
         "a list": isinstance(default, list) and not isinstance(value, list),
         "several keys; set one of them": isinstance(default, dict) and not isinstance(value, dict),
     }

@@ -14,45 +14,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from agent.chunks import By, Entry, Plan, Table, draw_plan
+from agent.chunks import By, Chunk, Entry, Plan, RowPairs, Table, draw_plan
+from agent.contract import ReplayError, check_episode
 from agent.rows import GIB, Extents, RowFiles, human_size
 
 FIRST, LAST, TERMINAL = 1, 2, 4
 Which = Literal["all", "expert", "online"]
-
-
-class ReplayError(ValueError):
-    """Bad episode, impossible request, or not enough room; the message names the cause."""
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """B chunks of T rows in storage convention; the first row of each is a restart.
-
-    A chunk longer than its episode goes on with another episode of the same kind; there `is_first` is True and the
-    action zero, as in row 0. All arrays are new, contiguous and writable, so `torch.from_numpy` copies nothing.
-    """
-
-    obs: np.ndarray  # (B, T, *obs_shape) uint8 or float32
-    action: np.ndarray  # (B, T, A) float32; action[t] led to obs[t]; zero where is_first
-    is_first: np.ndarray  # (B, T) bool
-    is_last: np.ndarray  # (B, T) bool
-    is_terminal: np.ndarray  # (B, T) bool
-    expert: np.ndarray  # (B,) bool
-    episode: np.ndarray  # (B,) int64, identity of the episode that the chunk starts in
-    offset: np.ndarray  # (B,) int64, row of that episode that the chunk starts at
-
-    @property
-    def pair_valid(self) -> np.ndarray:
-        """(B, T-1) bool: rows t and t+1 belong to one episode. False only where a short episode was continued."""
-        return ~self.is_first[:, 1:]
 
 
 class Replay:
@@ -65,6 +38,7 @@ class Replay:
         capacity: rows held at most (n + 1 for an episode of n steps).
         budget_gb: GiB of disk that `capacity` rows may take.
         keep_checkpoints: how many checkpoints must stay loadable; see `commit`.
+        truth: also keep the environment's reward of each row: for ``reward=truth`` alone (making experts, debugging).
     Raises:
         ReplayError: the capacity does not fit the budget or the disk.
     """
@@ -79,6 +53,7 @@ class Replay:
         capacity: int,
         budget_gb: float,
         keep_checkpoints: int = 2,
+        truth: bool = False,
     ) -> None:
         self.folder, self.capacity, self.budget_gb = Path(folder), int(capacity), float(budget_gb)
         self.obs_shape, self.obs_dtype, self.action_size = tuple(obs_shape), np.dtype(obs_dtype), int(action_size)
@@ -86,16 +61,14 @@ class Replay:
             raise ReplayError(f"replay: observations are uint8 or float32, got {self.obs_dtype}")
         if self.capacity < 2:
             raise ReplayError(f"replay: capacity is {capacity} rows, an episode needs at least 2")
-        self._keep = int(keep_checkpoints)
+        self._keep, self.truth = int(keep_checkpoints), bool(truth)
+        fields = {
+            "obs": (self.obs_dtype, self.obs_shape),
+            "action": (np.dtype(np.float32), (self.action_size,)),
+            "flags": (np.dtype(np.uint8), ()),
+        }
         try:
-            self._files = RowFiles(
-                self.folder,
-                {
-                    "obs": (self.obs_dtype, self.obs_shape),
-                    "action": (np.dtype(np.float32), (self.action_size,)),
-                    "flags": (np.dtype(np.uint8), ()),
-                },
-            )
+            self._files = RowFiles(self.folder, fields | ({"truth": (np.dtype(np.float32), ())} if truth else {}))
             self._check_room()
             self._reset()
         except OSError as error:
@@ -162,6 +135,7 @@ class Replay:
         is_terminal: np.ndarray,
         *,
         expert: bool = False,
+        truth: np.ndarray | None = None,
     ) -> int:
         """Store a finished episode of n steps and return its identity; evicts the oldest online episodes when full.
 
@@ -170,10 +144,11 @@ class Replay:
             action: (n+1, A) float32, row 0 zero.
             is_first, is_last, is_terminal: (n+1,) bool, set at row 0, at row n, and at row n of a true termination.
             expert: a demonstration.
+            truth: (n+1,) float32, the environment's rewards; not stored unless this replay keeps them.
         Raises:
             ReplayError: the episode breaks this contract, cannot fit, or the disk is full; it is not stored then.
         """
-        n = self._validate(obs, action, {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal})
+        n = check_episode(self.obs_shape, self.obs_dtype, self.action_size, obs, action, is_first, is_last, is_terminal)
         if n > self.capacity - self._expert_rows:
             raise ReplayError(
                 f"replay: an episode of {n} rows does not fit: of the capacity of {self.capacity} rows, "
@@ -185,7 +160,10 @@ class Replay:
         start: int | None = None
         try:
             start = self._allocate(n)
-            self._files.write(start, {"obs": obs, "action": action, "flags": flags})
+            rows = {"obs": obs, "action": action, "flags": flags}
+            if self.truth:
+                rows["truth"] = np.full(n, np.nan, np.float32) if truth is None else truth.astype(np.float32)
+            self._files.write(start, rows)
         except OSError as error:
             if start is not None:
                 self._free.give(start, n)
@@ -194,30 +172,6 @@ class Replay:
         self._next_id += 1
         self._head = start + n
         return self._next_id - 1
-
-    def _validate(self, obs: np.ndarray, action: np.ndarray, flags: Mapping[str, np.ndarray]) -> int:
-        n = len(obs)
-        if n < 2:
-            raise ReplayError(f"replay: an episode needs at least 2 rows (one step), got {n}")
-        if obs.shape[1:] != self.obs_shape or obs.dtype != self.obs_dtype:
-            raise ReplayError(
-                f"replay: obs is {obs.dtype} {obs.shape[1:]}, this replay holds {self.obs_dtype} {self.obs_shape}"
-            )
-        if action.shape != (n, self.action_size) or action.dtype != np.float32:
-            raise ReplayError(
-                f"replay: action is {action.dtype} {action.shape}, expected float32 {(n, self.action_size)}"
-            )
-        if not np.isfinite(action).all() or (self.obs_dtype == np.float32 and not np.isfinite(obs).all()):
-            raise ReplayError("replay: the episode contains NaN or infinite values")
-        for name, flag in flags.items():
-            if flag.shape != (n,) or flag.dtype != bool:
-                raise ReplayError(f"replay: {name} is {flag.dtype} {flag.shape}, expected bool {(n,)}")
-        first, last, terminal = flags["is_first"], flags["is_last"], flags["is_terminal"]
-        if not first[0] or first[1:].any() or not last[-1] or last[:-1].any() or terminal[:-1].any():
-            raise ReplayError("replay: is_first marks row 0 only, is_last the final row only, is_terminal no other row")
-        if action[0].any():
-            raise ReplayError("replay: action[0] must be zero, because action[t] is the action that led to obs[t]")
-        return n
 
     def _insert(self, entry: Entry) -> None:
         self._entries[entry.id] = entry
@@ -316,9 +270,26 @@ class Replay:
         action = self._files["action"][plan.rows]
         action[is_first] = 0
         obs = self._files["obs"][plan.rows]
-        return Chunk(
-            obs, action, is_first, flags & LAST > 0, flags & TERMINAL > 0, plan.expert, plan.episode, plan.offset
-        )
+        ends = flags & LAST > 0, flags & TERMINAL > 0
+        truth = self._files["truth"][plan.rows] if self.truth else None
+        return Chunk(obs, action, is_first, *ends, plan.expert, plan.episode, plan.offset, truth)
+
+    def pairs(self, which: Which = "all", ids: Sequence[int] | None = None) -> RowPairs:
+        """All pairs of the episodes of a kind, or of those in ``ids`` that are still held; arrays of n rows, copied.
+
+        Raises:
+            ReplayError: there is no such episode.
+        """
+        kept = None if ids is None else set(ids)
+        entries = [e for e in self._entries.values() if which == "all" or e.expert == (which == "expert")]
+        entries = [e for e in entries if kept is None or e.id in kept]
+        if not entries:
+            raise ReplayError(f"replay: no {which} episode to take pairs from ({self.episodes} episodes held)")
+        rows = np.concatenate([np.arange(e.start, e.start + e.rows - 1) for e in entries])
+        position = np.concatenate([np.arange(e.rows - 1) / (e.rows - 1) for e in entries]).astype(np.float32)
+        obs, flags = self._files["obs"], self._files["flags"]
+        done = flags[rows + 1] & TERMINAL > 0
+        return RowPairs(obs[rows], self._files["action"][rows + 1], obs[rows + 1], done, position)
 
     def _filled_table(self, which: str) -> Table:
         table = self._table(which)
@@ -393,7 +364,7 @@ class Replay:
             "obs_dtype": self.obs_dtype.name,
             "action_size": self.action_size,
             "keep_checkpoints": self._keep,
-        }
+        } | ({"truth": True} if self.truth else {})
 
     def close(self) -> None:
         """Close the files; the replay is unusable afterwards."""

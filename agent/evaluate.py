@@ -107,7 +107,8 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     seeds = list(range(first, first + options.episodes))
     started = time.monotonic()
     with VectorEnv(task["name"], obs["name"], _processes(options), options=task["options"]) as envs:
-        agent = _restore(options.run, config, envs.action_space.shape[0], device, state["modules"])
+        spaces = envs.action_space.shape[0], envs.observation_space.shape
+        agent = restore(options.run, config, spaces, device, state["modules"])
         progress = _Progress(len(KINDS[options.mode]) * _rounds(options.episodes, len(envs)) * envs.horizon, stream)
         results: dict[str, dict[str, Any]] = {}
         ends: tuple[Trace, Trace] | None = None
@@ -158,11 +159,14 @@ def _refuse_monitoring_seeds(options: Options, monitoring: dict[str, Any]) -> No
         )
 
 
-def _restore(run: Path, config: dict[str, Any], action: int, device: Any, modules: dict[str, Any]) -> Agent:
+def restore(
+    run: Path, config: dict[str, Any], spaces: tuple[int, tuple[int, ...]], device: Any, modules: dict[str, Any]
+) -> Agent:
+    """The agent of a run with the checkpoint's weights. Raises ConfigError when they do not belong together."""
     from agent.build import ConfigError, build_agent
 
     try:
-        agent = build_agent(config, action, device)
+        agent = build_agent(config, spaces[0], device, spaces[1])
         for name, module in modules.items():
             getattr(agent, name).load_state_dict(module)
     except (KeyError, TypeError, RuntimeError) as error:

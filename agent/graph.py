@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,15 @@ WARMUP = 3  # eager updates on a side stream before the capture: allocators, opt
 
 
 def _like(chunk: Chunk) -> Chunk:
-    return Chunk(*(torch.empty_like(getattr(chunk, f.name)) for f in fields(Chunk)))
+    rows: list[Any] = [getattr(chunk, f.name) for f in fields(Chunk)]
+    empty: list[Any] = [None if x is None else torch.empty_like(x) for x in rows]
+    return Chunk(*empty)
 
 
 def _copy(source: Chunk, target: Chunk) -> None:
     for f in fields(Chunk):
-        getattr(target, f.name).copy_(getattr(source, f.name), non_blocking=True)
+        if getattr(source, f.name) is not None:
+            getattr(target, f.name).copy_(getattr(source, f.name), non_blocking=True)
 
 
 class GraphedUpdate:

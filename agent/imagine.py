@@ -26,20 +26,22 @@ def imagine(
     """
     z = start.detach()
     feats, actions, us, entropies = [z.feat], [], [], []
+    alive = [torch.ones_like(z.feat[:, 0])]
     wants_u = penalty.u is not None
     for _ in range(horizon):
         dist = policy(feats[-1].detach())
         action = dist.rsample()
         z, stats = world.step(z, action, stats=wants_u, need_std=penalty.needs_std)
         feats.append(z.feat)
+        alive.append(alive[-1] * (~world.terminated(z.feat)).float())
         actions.append(action)
         entropies.append(dist.entropy())
         us.append(
             penalty.u(stats) if penalty.u is not None and stats is not None else action.new_zeros(action.shape[0])
         )
-    feat = torch.stack(feats)
-    alive = torch.ones(feat.shape[:2], device=feat.device)  # termination "ignore" (algorithms 1.4): no discount head
-    return Rollout(feat, torch.stack(actions), torch.stack(us), alive, torch.stack(entropies))
+    return Rollout(
+        torch.stack(feats), torch.stack(actions), torch.stack(us), torch.stack(alive), torch.stack(entropies)
+    )
 
 
 def penalised(reward: Tensor, u: Tensor, penalty: Penalty) -> Tensor:

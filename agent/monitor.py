@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from agent import video
-from agent.batch import to_device
+from agent.batch import to_device, transitions
 from agent.collect import Interrupted, Trace, run_episodes
 from agent.data import Which
 from agent.imagine import imagine
 from agent.score import summarise
-from envs.episode import to_pairs
 from models.world_model import Chunk
 
 if TYPE_CHECKING:
@@ -39,8 +38,9 @@ def evaluate(trainer: Trainer) -> dict[str, float] | None:
             return None
         found |= _flat(summarise(traces, envs.subtasks), name)
         shown = shown or traces[0]
-    expert_score = float(np.mean([d.meta.get("score", len(envs.subtasks)) for d in trainer.demos]))
-    found["diag/return_gap"] = expert_score - found["eval/score_mode"]
+    if trainer.demos:
+        expert_score = float(np.mean([d.meta.get("score", envs.full_score) for d in trainer.demos]))
+        found["diag/return_gap"] = expert_score - found["eval/score_mode"]
     found |= diagnose(trainer)
     if settings["videos"] and shown is not None and trainer.config["obs"]["name"] == "pixels":
         _videos(trainer, shown)
@@ -62,7 +62,7 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
     data.
     """
     agent, replay, data = trainer.agent, trainer.replay, trainer.data
-    if agent.reward is None or not agent.world.can_imagine or not replay.ids("online"):
+    if agent.reward is None or agent.reward.needs_truth or not replay.ids("online") or not replay.ids("expert"):
         return {}
     rng = np.random.default_rng(0)
     size = min(8, len(replay.ids("online")))
@@ -71,11 +71,11 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, chunk in (("policy", own), ("expert", demo)):
         z = agent.world.observe(chunk)
-        state, action, _, _ = to_pairs(z.feat, chunk.action, axis=1)
-        out[f"diag/d_{name}"] = float(torch.sigmoid(agent.reward.net(torch.cat([state, action], -1))).mean())
-        if agent.penalty.u is not None:
+        pairs = transitions(z, chunk)
+        out[f"diag/d_{name}"] = float(agent.reward.score(agent.reward_inputs(pairs)).mean())
+        if agent.penalty.u is not None and agent.world.can_imagine:
             start = z[:, :-1].flatten()
-            _, stats = agent.world.step(start, action.flatten(0, 1), stats=True, need_std=agent.penalty.needs_std)
+            _, stats = agent.world.step(start, pairs.action, stats=True, need_std=agent.penalty.needs_std)
             assert stats is not None
             out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(agent.penalty.u(stats).mean())
             if name == "policy":
@@ -83,7 +83,7 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
                     agent.world,
                     agent.policy.actor,
                     start[:: max(1, len(start.deter) // 64)],
-                    agent.options.horizon,
+                    max(1, agent.options.horizon),
                     agent.penalty,
                 )
                 out["diag/u_model"] = float(rollout.u.mean())
@@ -98,7 +98,7 @@ def _videos(trainer: Trainer, trace: Trace) -> None:
     clips = [np.concatenate([c, np.repeat(c[-1:], length - len(c), 0)]) for c in (demo, own)]
     frames = video.side_by_side([video.upscale(c, 3) for c in clips], ["demonstration", f"policy {trace.score:g}"])
     trainer.logger.video("policy", trainer.step, frames[::2], fps=20)
-    if trainer.agent.world.can_imagine:
+    if hasattr(trainer.agent.world, "open_loop"):
         _open_loop(trainer)
 
 
@@ -110,7 +110,8 @@ def _open_loop(trainer: Trainer) -> None:
     parts = [
         to_device(trainer.replay.sample(3, data["length"], rng, which=kind), 0, trainer.agent.device) for kind in kinds
     ]
-    chunk = Chunk(*(torch.cat([getattr(p, n) for p in parts]) for n in Chunk.__dataclass_fields__))
+    names = [n for n in Chunk.__dataclass_fields__ if n != "truth"]
+    chunk = Chunk(*(torch.cat([getattr(p, n) for p in parts]) for n in names))
     world: Any = trainer.agent.world
     model = world.open_loop(chunk, min(CONTEXT, data["length"] - 1)).cpu().numpy()
     truth = chunk.obs.cpu().numpy()

@@ -1,24 +1,93 @@
-"""Dreamer's Adam (algorithms 1.7)."""
+"""Dreamer's Adam and optimistic Adam (algorithms 1.7)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+class OAdam(torch.optim.Optimizer):
+    """Optimistic Adam (Daskalakis et al. 2018, arXiv:1711.00141, as in HyPE's code; algorithms 1.7).
+
+    With d = m / (sqrt(v) + eps), m and v Adam's moments, and eta = lr sqrt(1 - beta2^t) / (1 - beta1^t):
+
+        w <- w - eta_t (2 d_t - d_{t-1}),    d_0 = 0
+
+    so that a fresh optimiser's first step is about -2 lr sign(g). ``weight_decay`` as in AdamW, before the step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        eps: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient. All state is tensors on the device: no synchronisation.
+
+        Raises ValueError when given a closure.
+        """
+        if closure is not None:
+            raise ValueError("OAdam: closures are not supported")
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["count"] = torch.zeros((), device=p.device)
+                    for name in ("mean", "square", "direction"):
+                        state[name] = torch.zeros_like(p)
+                count, mean, square, direction = (state[k] for k in ("count", "mean", "square", "direction"))
+                count += 1
+                eta = group["lr"] * (1 - beta2**count).sqrt() / (1 - beta1**count)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).addcmul_(direction, eta)
+                mean.lerp_(p.grad, 1 - beta1)
+                square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                torch.sqrt(square, out=direction).add_(group["eps"])
+                torch.div(mean, direction, out=direction)
+                p.addcmul_(direction, eta, value=-2)
+
+
 class Optimiser:
     """Adam with global-norm clipping and a decoupled decay w <- (1 - wd) w that does not depend on the learning rate.
 
-    AdamW multiplies by (1 - lr * weight_decay), so weight_decay = wd / lr.
+    AdamW multiplies by (1 - lr * weight_decay), so weight_decay = wd / lr. ``kind``: "adam", or "oadam" with the same
+    clipping and decay.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], *, lr: float, clip: float, eps: float, wd: float) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, clip: float, eps: float, wd: float, kind: str = "adam"
+    ) -> None:
+        """lr: stays in ``self.lr`` whatever ``restart`` sets. Raises ValueError on other kinds."""
+        if kind not in ("adam", "oadam"):
+            raise ValueError(f"optim.kind: {kind!r} is none of adam, oadam")
         self.params = list(params)
-        self.clip = clip
+        self.lr, self.clip, self.wd = lr, clip, wd
         cuda = bool(self.params) and self.params[0].is_cuda
-        self.adam = torch.optim.AdamW(self.params, lr=lr, eps=eps, weight_decay=wd / lr, fused=True, capturable=cuda)
+        self.adam: torch.optim.Optimizer
+        if kind == "oadam":
+            self.adam = OAdam(self.params, lr=lr, eps=eps, weight_decay=wd / lr)
+        else:
+            self.adam = torch.optim.AdamW(
+                self.params, lr=lr, eps=eps, weight_decay=wd / lr, fused=True, capturable=cuda
+            )
+
+    def restart(self, lr: float) -> None:
+        """Forget all moments and go on with learning rate ``lr`` (HyPE's reward player, each round)."""
+        self.adam.state.clear()
+        for group in self.adam.param_groups:
+            group["lr"], group["weight_decay"] = lr, self.wd / lr
 
     def step(self, loss: Tensor) -> Tensor:
         """``differentiate`` and ``apply``."""
@@ -33,7 +102,8 @@ class Optimiser:
         """
         grads = torch.autograd.grad(loss, self.params, allow_unused=True)
         for p, g in zip(self.params, grads, strict=True):
-            p.grad = g
+            # the fused update walks through memory: a gradient with other strides would go to the wrong weights
+            p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)
 
     def apply(self) -> Tensor:
         """Clip and update. Returns the gradient norm before clipping as a tensor: no synchronisation."""

@@ -28,10 +28,20 @@ def _pick_rows(t: int, per_chunk: int, device: torch.device) -> Tensor:
 
 
 class ReplayStarts:
-    """All posteriors of the current agent chunk (CMIL, V-MAIL), or ``per_chunk`` random rows of it."""
+    """All posteriors of the current agent chunk (CMIL, V-MAIL), or ``per_chunk`` random rows of it.
 
-    def __init__(self, per_chunk: int = 0) -> None:
-        self.per_chunk = per_chunk
+    ``env_reset``: probability that a *training episode in the real environment* begins at a demonstrated state
+    (FILTER).
+    """
+
+    def __init__(self, per_chunk: int = 0, env_reset: float = 0.0) -> None:
+        if not 0 <= env_reset <= 1:
+            raise ValueError(f"starts.env_reset: {env_reset} is not a probability")
+        self.per_chunk, self.env_reset = per_chunk, env_reset
+
+    def expert_range(self, progress: float) -> tuple[float, float]:
+        """Which part of a demonstration's time starts may come from, 0..1: all of it."""
+        return 0.0, 1.0
 
     def sample(self, agent: Latent, expert: Latent) -> StartSet:
         """agent, expert: posteriors (B, T) -> StartSet."""
@@ -40,13 +50,27 @@ class ReplayStarts:
         return StartSet(z, rows, z.stoch.shape[0])
 
 
-class MixtureStarts:
-    """Bernoulli(p) per sample: posterior of a demonstration, else of replay (HyPER; pixel form of algorithms 4.5)."""
+class MixtureStarts(ReplayStarts):
+    """Bernoulli(p) per sample: posterior of a demonstration, else of replay (HyPER; pixel form of algorithms 4.5).
 
-    def __init__(self, p: float, per_chunk: int = 0) -> None:
+    ``per_batch``: one coin for all, as HyPER's code has it. ``window`` > 0: demonstrated states come from a window of
+    that width that moves from the end of the demonstrations to their beginning (HyPER on AntMaze).
+    """
+
+    def __init__(self, p: float, per_chunk: int = 0, per_batch: bool = False, window: float = 0.0) -> None:
+        super().__init__(per_chunk)
         if not 0 <= p <= 1:
             raise ValueError(f"starts.p: {p} is not a probability")
-        self.p, self.per_chunk = p, per_chunk
+        if not 0 <= window <= 1:
+            raise ValueError(f"starts.window: {window} is no share of a demonstration")
+        self.p, self.per_batch, self.window = p, per_batch, window
+
+    def expert_range(self, progress: float) -> tuple[float, float]:
+        """All of a demonstration, or [1 - progress, 1 - progress + window]."""
+        if self.window == 0:
+            return 0.0, 1.0
+        low = 1.0 - min(1.0, max(0.0, progress))
+        return min(low, 1.0 - 1e-6), min(1.0, low + self.window)
 
     def sample(self, agent: Latent, expert: Latent) -> StartSet:
         """Replay rows stay in the batch (the data critic uses them); each is replaced by an expert row with
@@ -56,10 +80,10 @@ class MixtureStarts:
         own, demo = agent[:, rows].flatten(), expert.flatten()
         n = own.stoch.shape[0]
         pick = torch.randint(demo.stoch.shape[0], (n,), device=own.stoch.device)
-        coin = torch.rand(n, 1, device=own.stoch.device) < self.p
+        coin = torch.rand(1 if self.per_batch else n, 1, device=own.stoch.device) < self.p
         drawn = demo[pick]
         mixed = Latent(*(torch.where(coin, getattr(drawn, f), getattr(own, f)) for f in ("deter", "stoch", "params")))
         return StartSet(mixed, rows, 0)
 
 
-Starts = ReplayStarts | MixtureStarts
+Starts = ReplayStarts

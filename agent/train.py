@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -63,15 +65,45 @@ def run(overrides: list[str]) -> int:
     task, obs = config["task"], config["obs"]
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
-    source = dataset.shipped(task["name"]) if config["demos"] == "shipped" else Path(config["demos"])
-    demos = dataset.load(source, task=task["name"], limit=config["n_demos"], obs_keys=(obs["key"],))
+    demos: list[Episode] = []
+    if config["demos"] != "none":
+        source = dataset.shipped(task["name"]) if config["demos"] == "shipped" else Path(config["demos"])
+        demos = dataset.load(source, task=task["name"], limit=config["n_demos"], obs_keys=(obs["key"],))
     set_threads(config["threads"])
     device = pick_device(config["device"])
+    like = _spaces(config, demos)
     torch.manual_seed(config["seed"])
-    agent = build_agent(config, demos[0].action.shape[1], device)
+    agent = build_agent(config, like.action_size, device, like.obs_shape)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        return _train(config, note, folder, agent, demos)
+        return _train(config, note, folder, agent, demos, like)
+
+
+class Spaces(NamedTuple):
+    """What observations and actions look like."""
+
+    obs_shape: tuple[int, ...]
+    obs_dtype: np.dtype
+    action_size: int
+
+
+def _spaces(config: Mapping[str, Any], demos: Sequence[Episode]) -> Spaces:
+    """Of the demonstrations, or, where there are none, of the environment."""
+    if demos:
+        obs = demos[0].obs[config["obs"]["key"]]
+        return Spaces(obs.shape[1:], obs.dtype, demos[0].action.shape[1])
+    from agent.build import ConfigError
+    from envs.make import make
+
+    if config["data"]["episodes_per_cycle"] == 0 or config["reward"]["kind"] not in ("truth", "none"):
+        raise ConfigError(f"demos=none: algo={config['algo']['name']} learns from demonstrations")
+    env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])
+    try:
+        space, actions = env.observation_space, env.action_space
+        assert space.shape is not None and space.dtype is not None and actions.shape is not None
+        return Spaces(space.shape, np.dtype(space.dtype), actions.shape[0])
+    finally:
+        env.close()
 
 
 @contextlib.contextmanager
@@ -100,9 +132,12 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, demos: Sequence[Episode]) -> int:
+def _train(
+    config: Mapping[str, Any], note: str, folder: Path, agent: Agent, demos: Sequence[Episode], like: Spaces
+) -> int:
     """Start or continue the run in ``folder``; returns the exit code."""
     from agent import checkpoint, plots
+    from agent.build import ConfigError
     from agent.config import dump_config
     from agent.data import Replay
     from agent.logger import Logger
@@ -114,11 +149,10 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, dem
     started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
     replay = Replay(
         folder / "replay",
-        obs_shape=demos[0].obs[obs["key"]].shape[1:],
-        obs_dtype=demos[0].obs[obs["key"]].dtype,
-        action_size=demos[0].action.shape[1],
+        **like._asdict(),
         capacity=data["capacity"],
         budget_gb=data["budget_gb"],
+        truth=config["reward"]["kind"] == "truth",
     )
     dump_config(config, folder / "config.yaml")
     if state is None:
@@ -128,6 +162,11 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, dem
         VectorEnv(task["name"], obs["name"], data["envs"], options=task["options"]) as envs,
         Logger(folder, total=config["steps"], quiet=config["quiet"], **lines) as logger,
     ):
+        if envs.observation_space.shape != like.obs_shape or envs.action_space.shape != (like.action_size,):
+            raise ConfigError(
+                f"the demonstrations have observations {like.obs_shape} and {like.action_size} actions, the task "
+                f"{envs.observation_space.shape} and {envs.action_space.shape[0]}: they are of another version of it"
+            )
         trainer = Trainer(config, folder, agent, envs, replay, demos, logger, state)
         begun = _resumed(trainer, state is not None)
         for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun)):

@@ -16,10 +16,11 @@ from agent import checkpoint, monitor
 from agent.agent import FULL, Agent
 from agent.batch import to_device
 from agent.build import ConfigError
-from agent.collect import Interrupted, run_episodes
+from agent.collect import Interrupted, Reset, run_episodes
 from agent.data import Replay
 from agent.graph import GraphedUpdate
 from agent.logger import Logger
+from agent.upkeep import Upkeep
 from envs.episode import Episode
 from envs.vector import VectorEnv
 from models.world_model import Chunk
@@ -48,6 +49,14 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def scheduled(value: float | Sequence[Sequence[float]] | None, at: float) -> float | None:
+    """A number as it is, or a piecewise linear function given as [[at, value], ...] (HyPE's expert fraction)."""
+    if value is None or isinstance(value, int | float):
+        return value
+    knots = np.asarray(value, np.float64)
+    return float(np.interp(at, knots[:, 0], knots[:, 1]))
+
+
 class Trainer:
     """Owns the counters, the random streams and the cadences; everything that ``save`` writes, ``resume`` restores."""
 
@@ -67,12 +76,15 @@ class Trainer:
         self.data = config["data"]
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
+        self.upkeep = Upkeep(agent, replay, self.data, config["steps"]) if self.online else None
+        self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
         self.counters: dict[str, float] = defaultdict(float)
         self.scores: dict[str, float] = {}
         self.stop = False
-        graphed = config["graph"] and agent.device.type == "cuda"
+        # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
+        graphed = config["graph"] and agent.device.type == "cuda" and agent.policy.wants != "transitions"
         self._step = GraphedUpdate(agent) if graphed else agent.update
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
@@ -85,10 +97,14 @@ class Trainer:
             self._resume(state)
         self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
         self._started_cpu = time.process_time()
+        if agent.starts.env_reset > 0 and not any(d.sim_state is not None for d in demos):
+            raise ConfigError("starts.env_reset: these demonstrations hold no simulator states to begin at")
 
     # ---- state ----
     def _first_fill(self) -> None:
         key = self.config["obs"]["key"]
+        if self.demos and key == "state":
+            self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([d.obs[key] for d in self.demos])))
         for demo in self.demos:
             flags = (demo.is_first, demo.is_last, demo.is_terminal)
             self.replay.add_episode(demo.obs[key], demo.action, *flags, expert=True)
@@ -100,6 +116,7 @@ class Trainer:
         self.replay.load_state_dict(state["replay"])
         self.counters.update(state["counters"])
         self.scores.update(state["scores"])
+        self.recent = [int(i) for i in state["recent"]]
         checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
 
     def save(self) -> None:
@@ -114,6 +131,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "counters": dict(self.counters),
             "scores": dict(self.scores),
+            "recent": list(self.recent),
             "logger_lines": self.logger.lines,
             "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
         }
@@ -191,22 +209,29 @@ class Trainer:
     def _learn(self) -> None:
         """The updates that are pending."""
         while not self.stop and self.counters["pending"] >= 1:
+            if self.upkeep is not None:
+                self._keep_metrics(self.upkeep.before(self.counters, self.rng, self.recent))
             self._update(FULL, "training")
             self.counters["pending"] -= 1
             self._save_if_due()
 
     def _collect(self) -> None:
-        """Whole episodes with the sampled policy; steps below ``seed_steps`` are not followed by updates."""
+        """Whole episodes with the acting policy; steps below ``seed_steps`` are not followed by updates."""
         before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
         seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=self.data["episodes_per_cycle"]).tolist()
+        starts = [self._env_start() for _ in seeds]
         mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
         try:
-            traces = run_episodes(self.agent, self.envs, seeds, mode=mode, noise=noise, should_stop=lambda: self.stop)
+            traces = run_episodes(
+                self.agent, self.envs, seeds, mode=mode, noise=noise, starts=starts, should_stop=lambda: self.stop
+            )
         except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
             checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
             return
-        for trace in traces:
-            self.replay.add_episode(**trace.arrays(), expert=False)
+        for trace, start in zip(traces, starts, strict=True):
+            identity = self.replay.add_episode(**trace.arrays(), expert=False)
+            if start is None:
+                self.recent = [*self.recent, identity][-self.data["reward_episodes"] :]
             seeding = self.counters["env_steps"] < self.data["seed_steps"]
             self.counters["env_steps"] += trace.steps
             self.counters["env_steps/seed" if seeding else "env_steps/policy"] += trace.steps
@@ -216,6 +241,16 @@ class Trainer:
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())
+
+    def _env_start(self) -> Reset | None:
+        """FILTER: with probability ``starts.env_reset`` a uniformly drawn moment of the demonstrations."""
+        if self.agent.starts.env_reset == 0 or self.seeds.random() >= self.agent.starts.env_reset:
+            return None
+        demos = [d for d in self.demos if d.sim_state is not None]
+        demo = demos[self.seeds.integers(len(demos))]
+        assert demo.sim_state is not None
+        step = int(self.seeds.integers(len(demo.sim_state) - 1))
+        return Reset(demo.sim_state[step], step)
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
@@ -235,11 +270,14 @@ class Trainer:
         metrics = self._step(*chunks, int(self.counters["updates"]), parts)
         self.agent.eval()
         self.counters["updates"] += 1
-        for name, value in metrics.items():
-            self._metrics[name].append(value)
+        self._keep_metrics(metrics)
         if self.counters["updates"] % self.config["log_every"] == 0:
             self._log()
         self._progress(phase if self.step == 0 else "")
+
+    def _keep_metrics(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._metrics[name].append(value)
 
     def _progress(self, phase: str = "") -> None:
         updates = int(self.counters["updates"])
@@ -255,13 +293,17 @@ class Trainer:
         two.
         """
         data, device = self.data, self.agent.device
+        if not self.replay.expert_rows:
+            rows = self.replay.sample(data["batch"], data["length"], self.rng, from_start_prob=data["from_start"])
+            own = to_device(rows, data["burn_in"], device)
+            return own, own
         alone = not self.online or (data["joint_batch"] and not self._has_online())
         size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
         expert_rows = self.replay.sample(*size, which="expert", from_start_prob=data["from_start"])
         expert = to_device(expert_rows, data["burn_in"], device)
         if alone:
             return expert, expert
-        fraction = data["expert_fraction"] if self._has_online() else None
+        fraction = scheduled(data["expert_fraction"], self.counters["paid"]) if self._has_online() else None
         rows = self.replay.sample(*size, expert_fraction=fraction, from_start_prob=data["from_start"])
         return to_device(rows, data["burn_in"], device), expert
 
@@ -287,11 +329,11 @@ class Trainer:
             self.counters["next_eval"] <= self.step
         ):  # the evaluation at the end of a run does not shift those of a longer one
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
-        self.scores["success"] = found["eval/score_mode"] / max(1, len(self.envs.subtasks))
+        self.scores["success"] = found["eval/score_mode"] / self.envs.full_score
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
             f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  "
-            f"of {len(self.envs.subtasks)}"
+            f"of {self.envs.full_score:g}"
         )
         self._progress()

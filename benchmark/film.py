@@ -56,7 +56,7 @@ def film(options: Options) -> None:
         obs, _, terminated, truncated, info = env.step(action[0])
         first, over = np.zeros(1, bool), terminated or truncated
         pictures.append(sim.render(options.size))
-    demo = dataset.read(dataset.files(dataset.shipped(config["task"]["name"]))[0])
+    (demo,) = dataset.load(dataset.shipped(config["task"]["name"]), limit=1, obs_keys=None)
     assert demo.sim_state is not None
     shown = []
     for row in demo.sim_state:

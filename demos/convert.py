@@ -1,6 +1,6 @@
 """Turn demonstrations of another format into the project's own, checked on the way.
 
-usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [force=false]
+usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [episodes=N] [force=false]
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from demos.formats import own
 from envs.episode import Episode
 from envs.errors import nearest
 
-USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [force=false]
+USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [episodes=N] [force=false]
 
-format  the format of the source files: {formats}
-src     folder of files of that format, or one file
-out     folder for the converted files (made if missing), one per episode, under the source's name
-task    refuse demonstrations of another task
-force   true overwrites files that are already there"""
+format    the format of the source files: {formats}
+src       folder of files of that format, one file, or the folder of a Minari dataset
+out       folder for the converted files (made if missing), one per episode, under the source's name
+task      refuse demonstrations of another task
+episodes  convert the first N only
+force     true overwrites files that are already there"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Options:
     src: Path
     out: Path
     task: str | None = None
+    episodes: int | None = None
     force: bool = False
 
 
@@ -46,24 +48,37 @@ def _convert(options: Options) -> None:
         raise cli.UsageError(f"unknown format {options.format!r}{nearest(options.format, formats.FORMATS)}")
     sources = dataset.files(options.src)
     for source in sources:
-        found = formats.sniff(source).NAME
-        if found != options.format:
-            raise DemoError(source, "format", f"is {found}, not {options.format}")
-    targets = [options.out / source.with_suffix(own.SUFFIX).name for source in sources]
+        kind = formats.sniff(source).NAME
+        if kind != options.format:
+            raise DemoError(source, "format", f"is {kind}, not {options.format}")
+    # Everything is read and checked before the first file is written: a bad source leaves no half-converted folder.
+    found = dataset.load_named(options.src, task=options.task, limit=options.episodes, obs_keys=None)
+    targets = [options.out / name for name in _names(found)]
     taken = [target for target in targets if target.exists()]
     if taken and not options.force:
         raise DemoError(taken[0], "out", f"exists already, {len(taken)} such files; force=true overwrites")
-    # Everything is read and checked before the first file is written: a bad source leaves no half-converted folder.
-    episodes = dataset.load(options.src, task=options.task, obs_keys=None)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
-    for source, target, episode in zip(sources, targets, episodes, strict=True):
+    for (source, episode), target in zip(found, targets, strict=True):
         dataset.save(target, _named(episode, source))
         _prove(target, episode)
         print(f"{target}: {episode.steps} steps, {target.stat().st_size / 1024:.0f} KiB")
     print(f"{len(targets)} episodes; look at them with: python -m demos.inspect {options.out}")
+
+
+def _names(found: Sequence[tuple[Path, Episode]]) -> list[str]:
+    """A file name for each episode: its source's, numbered unless that is an npz file, which is always one episode.
+
+    A Minari file goes by its data set's name, since all of them are called alike.
+    """
+    names = []
+    for source, episode in found:
+        stem = str(episode.meta.get("dataset_id", source.stem)).replace("/", "-")
+        single = source.suffix == own.SUFFIX
+        names.append(source.name if single else f"{stem}-{episode.meta['episode']:04d}{own.SUFFIX}")
+    return names
 
 
 def _named(episode: Episode, source: Path) -> Episode:
@@ -73,7 +88,8 @@ def _named(episode: Episode, source: Path) -> Episode:
 
 def _prove(target: Path, episode: Episode) -> None:
     """Read the written file back and compare, so that a conversion that reports success has one."""
-    if dataset.checksum(dataset.read(target)) != dataset.checksum(episode):
+    (again,) = dataset.read(target)
+    if dataset.checksum(again) != dataset.checksum(episode):
         raise DemoError(target, "file", "reads back differently from what was written; is the disk sound?")
 
 

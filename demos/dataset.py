@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from demos import formats
 from demos.errors import DemoError
-from demos.formats import own
+from demos.formats import minari, own
 from envs.episode import Episode, EpisodeError
 
-__all__ = ["DemoError", "check", "checksum", "files", "load", "read", "save", "shipped", "write_atomic"]
+__all__ = ["DemoError", "check", "checksum", "files", "load", "load_named", "read", "save", "shipped", "write_atomic"]
 
 # Rounding while a foreign file was written may leave an action a hair outside; more than that is another scale.
 ACTION_TOLERANCE = 1e-6
@@ -32,39 +33,61 @@ def load(
     """Load the demonstrations of a folder (or one file), sorted by file name, checked and stripped of rewards.
 
     Args:
-        path: folder of demonstration files in any known format, or one such file.
+        path: folder of demonstration files in any known format, a Minari dataset's folder, or one file.
         task: refuse demonstrations of another task.
-        limit: use the first `limit` files only (all of them when there are fewer).
-        obs_keys: the observations to keep, each of which every file must have; None keeps what the files have.
+        limit: use the first `limit` episodes only (all of them when there are fewer); files behind them stay unread.
+        obs_keys: the observations to keep, each of which every episode must have; None keeps what there is.
 
     Returns:
         Episodes with every reward NaN (algorithms 1.5) and `obs` of exactly `obs_keys`.
 
     Raises:
-        DemoError: anything wrong with the path or a file, including files that differ in task, action size or
-            image size.
+        DemoError: anything wrong with the path or a file, including episodes that differ in task, action size or
+            observation size.
     """
+    return [episode for _, episode in load_named(path, task=task, limit=limit, obs_keys=obs_keys)]
+
+
+def load_named(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    obs_keys: Sequence[str] | None = ("image",),
+) -> list[tuple[Path, Episode]]:
+    """As `load`, with the file that each episode came from."""
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
-    found = files(path)[:limit]
-    episodes = []
-    for file in found:
-        episode = read(file)
+    found: list[tuple[Path, Episode]] = []
+    for file, episode in itertools.islice(_episodes(files(path)), limit):
         if task is not None and episode.meta.get("task") != task:
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
-        episodes.append(_keep(file, episode, obs_keys))
-    _agree(found, episodes)
-    return episodes
+        found.append((file, _keep(file, episode, obs_keys)))
+    _agree(found)
+    return found
 
 
-def read(path: str | Path) -> Episode:
-    """Read and check one file of any known format, with all its observations; rewards are NaN.
+def read(path: str | Path) -> list[Episode]:
+    """Read and check all episodes of one file of any known format, with all observations; rewards are NaN.
 
     Raises:
         DemoError: unknown format, damaged file, or contents that break the episode contract.
     """
-    path = Path(path)
-    return check(path, formats.sniff(path).read(path))
+    return [episode for _, episode in _episodes([Path(path)])]
+
+
+def _episodes(paths: Iterable[Path]) -> Iterator[tuple[Path, Episode]]:
+    """The checked episodes of one file after the other, each file opened only when its first episode is asked for."""
+    for path in paths:
+        decoded = formats.sniff(path).read(path)
+        for number, episode in enumerate(decoded):
+            try:
+                checked = check(path, episode)
+            except DemoError as error:
+                if len(decoded) == 1:
+                    raise
+                raise DemoError(path, error.key, f"{error.reason} (episode {number} of the file)") from error
+            yield path, checked
 
 
 def check(path: str | Path, episode: Episode) -> Episode:
@@ -162,7 +185,7 @@ def shipped(task: str) -> Path:
 
 
 def files(path: str | Path) -> list[Path]:
-    """The demonstration files of a folder by name, or the one file that `path` is.
+    """The demonstration files of a folder by name, the data file of a Minari dataset, or the one file `path` is.
 
     Raises:
         DemoError: no such file or folder, or a folder without demonstrations.
@@ -173,6 +196,8 @@ def files(path: str | Path) -> list[Path]:
     if not path.is_dir():
         raise DemoError(path, "path", "no such file or folder")
     found = _listing(path)
+    if not found and (path / minari.DATA).is_file():
+        return [path / minari.DATA]
     if not found:
         raise DemoError(path, "path", f"holds no demonstrations ({', '.join(formats.SUFFIXES)} files)")
     return found
@@ -195,10 +220,10 @@ def _keep(path: Path, episode: Episode, obs_keys: Sequence[str] | None) -> Episo
     return dataclasses.replace(episode, obs={key: episode.obs[key] for key in obs_keys})
 
 
-def _agree(paths: Sequence[Path], episodes: Sequence[Episode]) -> None:
-    """Refuse files that cannot be one data set; the message names the odd file and the first one."""
-    first_path, first = paths[0], episodes[0]
-    for path, episode in zip(paths[1:], episodes[1:], strict=True):
+def _agree(found: Sequence[tuple[Path, Episode]]) -> None:
+    """Refuse episodes that cannot be one data set; the message names the odd one's file and the first one's."""
+    first_path, first = found[0]
+    for path, episode in found[1:]:
         pairs: dict[str, tuple[object, ...]] = {"task": (episode.meta.get("task"), first.meta.get("task"))}
         pairs["action"] = (episode.action.shape[1:], first.action.shape[1:])
         for key in sorted(set(episode.obs) | set(first.obs)):

@@ -5,6 +5,7 @@ usage: python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [col
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,16 @@ from rich.table import Table
 
 from demos import cli, dataset, formats, pictures
 from demos.errors import DemoError
+from demos.formats import d4rl
 from demos.progress import Progress, of_episodes
 from envs.episode import Episode
 
 USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [columns=8] [fps=25]
 
-DIR      folder of demonstrations in any known format, or one file
-out      folder for contact_sheet.png and demos.gif
+DIR      folder of demonstrations in any known format, one file, or the folder of a Minari dataset
+out      folder for contact_sheet.png and demos.gif, which only demonstrations with images have
 task     refuse demonstrations of another task
-limit    the first so many files only
+limit    the first so many episodes only
 columns  frames per episode on the contact sheet
 fps      environment steps per second of the animation"""
 
@@ -50,14 +52,14 @@ def _inspect(options: Options) -> None:
     for key in ("columns", "fps"):
         if getattr(options, key) < 1:
             raise cli.UsageError(f"{key}={getattr(options, key)}: expected at least 1")
-    episodes = dataset.load(options.path, task=options.task, limit=options.limit, obs_keys=None)
-    paths = dataset.files(options.path)[: len(episodes)]
+    named = dataset.load_named(options.path, task=options.task, limit=options.limit, obs_keys=None)
+    episodes = [episode for _, episode in named]
     console = Console()
     if not console.is_terminal:
         # Piped into a file or a log there is no window to fit.
         console = Console(width=160)
-    known = of_episodes(episodes)
-    console.print(_table(paths, episodes, known))
+    known = of_episodes([_without_foreign_state(episode) for episode in episodes])
+    console.print(_table([path for path, _ in named], episodes, known))
     for line in _summary(episodes):
         console.print(line, markup=False, highlight=False)
     if any("image" not in episode.obs for episode in episodes):
@@ -68,6 +70,11 @@ def _inspect(options: Options) -> None:
         console.print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _without_foreign_state(episode: Episode) -> Episode:
+    """The episode without simulator states that lack the clock, from which an environment judges sub-tasks."""
+    return dataclasses.replace(episode, sim_state=None) if "sim_state" in episode.meta else episode
+
+
 def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[Progress]) -> Table:
     table = Table()
     table.add_column("#", justify="right", no_wrap=True)
@@ -76,23 +83,41 @@ def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[P
         table.add_column(name, no_wrap=True)
     for name in ("steps", "action min..max", "mean |a|", "KiB"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("return", justify="right", no_wrap=True)
+    table.add_column("ends by", no_wrap=True)
     table.add_column("sub-tasks done: row", ratio=1)
     table.add_column("checksum", no_wrap=True)
+    kinds = {path: formats.sniff(path).NAME for path in dict.fromkeys(paths)}
     for number, (path, episode, done) in enumerate(zip(paths, episodes, known, strict=True), start=1):
         action = episode.action[1:]
         table.add_row(
             str(number),
             escape(path.name),
-            formats.sniff(path).NAME,
+            kinds[path],
             escape(str(episode.meta.get("task", "-"))),
             str(episode.steps),
             f"{action.min():+.3f}..{action.max():+.3f}",
             f"{np.abs(action).mean():.3f}",
             f"{path.stat().st_size / 1024:.0f}",
+            _return(episode),
+            escape(_end(episode)),
             escape(done.words()),
             dataset.checksum(episode)[:12],
         )
     return table
+
+
+def _return(episode: Episode) -> str:
+    """The recorded return, with D4RL's normalised score where it has one; a dash when the file tells none."""
+    total, task = episode.meta.get("return"), episode.meta.get("task")
+    if not isinstance(total, int | float):
+        return "-"
+    return f"{total:.1f} ({d4rl.normalised(task, total):.0f} %)" if task in d4rl.REFERENCE else f"{total:.1f}"
+
+
+def _end(episode: Episode) -> str:
+    """What ended the episode: as the file tells, or else as its last row does."""
+    return str(episode.meta.get("ends_by", "termination" if episode.is_terminal[-1] else "time limit"))
 
 
 def _summary(episodes: Sequence[Episode]) -> list[str]:

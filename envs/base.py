@@ -19,6 +19,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
         task: the name that envs.make.make knows.
         subtasks: what "tasks_done" counts, in its order.
         horizon: environment steps an episode.
+        full_score: the score of an expert, so that a score can be shown as a share of it.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -26,6 +27,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     task: str
     subtasks: tuple[str, ...]
     horizon: int
+    full_score: float = 1.0
 
     @property
     def unwrapped(self) -> Environment:

@@ -84,6 +84,7 @@ class KitchenEnv(Environment):
             if not (np.isfinite(ratio) and ratio >= 0.0):
                 raise EnvError(f"kitchen: {option} must be 0 or more, got {ratio}")
         self.subtasks: tuple[str, ...] = names
+        self.full_score = float(len(names))
         self.render_style = render
         self._pixels = obs == "pixels"
         self._sim = PackageKitchen(

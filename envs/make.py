@@ -30,6 +30,18 @@ _TASKS: dict[str, _Entry] = {
     "count": _Entry("envs.toy", "CountEnv", False),
     "line": _Entry("envs.toy", "LineEnv", False),
     "kitchen": _Entry("envs.kitchen", "KitchenEnv", True),
+    "hopper": _Entry("envs.locomotion", "HopperEnv", True),
+    "halfcheetah": _Entry("envs.locomotion", "HalfCheetahEnv", True),
+    "walker2d": _Entry("envs.locomotion", "Walker2dEnv", True),
+    "ant": _Entry("envs.locomotion", "AntEnv", True),
+    "humanoid": _Entry("envs.locomotion", "HumanoidEnv", True),
+    "antmaze-umaze": _Entry("envs.antmaze", "UMazeEnv", True),
+    "antmaze-medium": _Entry("envs.antmaze", "MediumMazeEnv", True),
+    "antmaze-large": _Entry("envs.antmaze", "LargeMazeEnv", True),
+    "door": _Entry("envs.adroit", "DoorEnv", True),
+    "hammer": _Entry("envs.adroit", "HammerEnv", True),
+    "pen": _Entry("envs.adroit", "PenEnv", True),
+    "relocate": _Entry("envs.adroit", "RelocateEnv", True),
 }
 
 

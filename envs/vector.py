@@ -64,7 +64,7 @@ class VectorEnv:
             with _one_thread():
                 self._workers = [_Remote(index, task, obs, render, options) for index in range(n)]
         ready = self._all([("spaces", None)] * n)
-        self.observation_space, self.action_space, self.subtasks, self.horizon = ready[0]
+        self.observation_space, self.action_space, self.subtasks, self.horizon, self.full_score = ready[0]
 
     def __len__(self) -> int:
         """Return the number of environments."""
@@ -164,7 +164,8 @@ def _execute(env: Any, command: str, value: Any) -> Any:
     if command == "render":
         return env.unwrapped.render(value)
     if command == "spaces":
-        return env.observation_space, env.action_space, env.unwrapped.subtasks, env.unwrapped.horizon
+        inner = env.unwrapped
+        return env.observation_space, env.action_space, inner.subtasks, inner.horizon, inner.full_score
     raise EnvError(f"unknown command {command!r}")
 
 

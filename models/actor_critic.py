@@ -1,11 +1,11 @@
-"""Actor and critics on latent features."""
+"""Actors and critics on latent features."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from models.dists import TruncatedNormal
+from models.dists import PointMass, SquashedNormal, TruncatedNormal
 from models.nets import MLP, StackedMLP
 
 
@@ -22,12 +22,47 @@ class Actor(nn.Module):
         return TruncatedNormal.from_raw(self.net(feat), self.min_std)
 
 
+class SquashedActor(nn.Module):
+    """feat (..., F) -> SquashedNormal over actions (..., A) in (-1, 1) (SAC)."""
+
+    def __init__(
+        self,
+        feat: int,
+        action: int,
+        *,
+        hidden: int,
+        layers: int,
+        act: str = "relu",
+        min_log_std: float = -5.0,
+        max_log_std: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(feat, 2 * action, hidden=hidden, layers=layers, act=act)
+        self.bounds = min_log_std, max_log_std
+
+    def forward(self, feat: Tensor) -> SquashedNormal:
+        """The policy's distribution."""
+        return SquashedNormal.from_raw(self.net(feat), *self.bounds)
+
+
+class DeterministicActor(nn.Module):
+    """feat (..., F) -> PointMass at an action (..., A) in (-1, 1): tanh of the network's output (TD3)."""
+
+    def __init__(self, feat: int, action: int, *, hidden: int, layers: int, act: str = "relu") -> None:
+        super().__init__()
+        self.net = MLP(feat, action, hidden=hidden, layers=layers, act=act)
+
+    def forward(self, feat: Tensor) -> PointMass:
+        """The policy's action, as a distribution."""
+        return PointMass(torch.tanh(self.net(feat).float()))
+
+
 class Critics(nn.Module):
     """An ensemble of Q(feat, a) (``action`` > 0) or V(feat) (``action`` = 0) -> (n, ...)."""
 
-    def __init__(self, feat: int, action: int, *, number: int, hidden: int, layers: int) -> None:
+    def __init__(self, feat: int, action: int, *, number: int, hidden: int, layers: int, act: str = "elu") -> None:
         super().__init__()
-        self.nets = StackedMLP(number, feat + action, hidden=hidden, layers=layers)
+        self.nets = StackedMLP(number, feat + action, hidden=hidden, layers=layers, act=act)
         self.uses_action = action > 0
 
     def forward(self, feat: Tensor, action: Tensor) -> Tensor:

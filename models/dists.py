@@ -1,4 +1,4 @@
-"""Distributions: latent Gaussians and categoricals, the truncated-normal policy head."""
+"""Distributions: latent Gaussians and categoricals; policy heads: truncated normal, squashed normal, point mass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_LOG_2 = math.log(2.0)
 ACTION_CLIP = 1.0 - 1e-6  # demo actions and samples stay inside the open support (algorithms 2.6, 2.8)
+
+
+class ActionDist(Protocol):
+    """What learners and collectors ask of a policy's distribution over actions (..., A) in [-1, 1]."""
+
+    @property
+    def std(self) -> Tensor:
+        """Spread per dimension, for metrics: (..., A)."""
+        ...
+
+    def mode(self) -> Tensor:
+        """The action to take without exploration (..., A)."""
+        ...
+
+    def rsample(self) -> Tensor:
+        """Reparameterised sample (..., A)."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x (..., A), summed over A: (...)."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """Differential entropy or an unbiased estimate of it, summed over A: (...)."""
+        ...
 
 
 class LatentDist(Protocol):
@@ -163,3 +189,78 @@ class TruncatedNormal:
         phi_b = torch.exp(-0.5 * self._b.square() - _LOG_SQRT_2PI)
         edge = (self._a * phi_a - self._b * phi_b) / (2 * self._gap)
         return (0.5 + _LOG_SQRT_2PI + self.std.log() + self._log_gap + edge).sum(-1)
+
+
+class SquashedNormal:
+    """tanh(u), u ~ Normal(mean, std), independent per dimension; mean, log_std: (..., A) (SAC; algorithms 2.5).
+
+    ``std`` is that of u, before the tanh. ``log_prob`` and ``entropy`` sum over A.
+    """
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean, self.log_std, self.std = mean, log_std, log_std.exp()
+
+    @classmethod
+    def from_raw(cls, raw: Tensor, min_log_std: float = -5.0, max_log_std: float = 2.0) -> SquashedNormal:
+        """Split a network output (..., 2A) into mean and log std, the latter clipped to its bounds."""
+        mean, log_std = raw.float().chunk(2, -1)
+        return cls(mean, log_std.clamp(min_log_std, max_log_std))
+
+    def rsample(self) -> Tensor:
+        """Reparameterised sample in [-1, 1]."""
+        return self.rsample_with_log_prob()[0]
+
+    def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
+        """A sample (..., A) and its log density (...): exact where rounding has made tanh(u) = 1 and u is lost."""
+        noise = torch.randn_like(self.mean)
+        u = self.mean + self.std * noise
+        return torch.tanh(u), self._density(u, noise)
+
+    def mode(self) -> Tensor:
+        """tanh(mean), the median, which SAC takes for the mode; in the open interval."""
+        return torch.tanh(self.mean).clamp(-ACTION_CLIP, ACTION_CLIP)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x in [-1, 1], summed over A: (...); finite at the ends, which count as +-(1 - 1e-6)."""
+        u = torch.atanh(x.clamp(-ACTION_CLIP, ACTION_CLIP))
+        return self._density(u, (u - self.mean) / self.std)
+
+    def _density(self, u: Tensor, z: Tensor) -> Tensor:
+        """log N(u) - log |d tanh(u) / du| with 1 - tanh(u)^2 = 4 / (e^u + e^-u)^2, which does not underflow."""
+        slope = 2 * (_LOG_2 - u - F.softplus(-2 * u))
+        return (-0.5 * z.square() - _LOG_SQRT_2PI - self.log_std - slope).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """There is no closed form: -log_prob of one sample, an unbiased estimate (...)."""
+        return -self.rsample_with_log_prob()[1]
+
+
+class PointMass:
+    """A deterministic policy's "distribution" at loc (..., A) (TD3).
+
+    It has no density: ``log_prob`` is the negative squared error, so that cloning by likelihood is least squares.
+    """
+
+    def __init__(self, loc: Tensor) -> None:
+        self.loc = loc
+
+    @property
+    def std(self) -> Tensor:
+        """Zero (..., A)."""
+        return torch.zeros_like(self.loc)
+
+    def mode(self) -> Tensor:
+        """The action itself."""
+        return self.loc
+
+    def rsample(self) -> Tensor:
+        """The action itself."""
+        return self.loc
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """-|x - loc|^2, summed over A: (...)."""
+        return -(x - self.loc).square().sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Zero (...): nothing is drawn."""
+        return torch.zeros_like(self.loc[..., 0])

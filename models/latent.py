@@ -86,6 +86,21 @@ class Rollout:
     entropy: Tensor
 
 
+@dataclass(frozen=True)
+class Transitions:
+    """A batch of transitions; ``to_pairs`` made the pairs, so that row i is one (s, a, s').
+
+    feat: (n, F), action: (n, A), next_feat: (n, F), done: (n,) float 1 where s' is a true termination, never at a
+    time-out (algorithms 1.4), weight: (n,) 0 where a row is not to be used.
+    """
+
+    feat: Tensor
+    action: Tensor
+    next_feat: Tensor
+    done: Tensor
+    weight: Tensor
+
+
 class Losses(dict[str, Tensor]):
     """Named loss terms; ``total`` is their sum, so no term is logged but forgotten, or added but unlogged."""
 

@@ -40,14 +40,18 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-class MLP(nn.Sequential):
-    """``layers`` hidden ELU layers of ``hidden`` units, then a linear output: (..., n_in) -> (..., n_out)."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
+_ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU}
 
-    def __init__(self, n_in: int, n_out: int, *, hidden: int, layers: int) -> None:
+
+class MLP(nn.Sequential):
+    """``layers`` hidden layers of ``hidden`` units, then a linear output: (..., n_in) -> (..., n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, *, hidden: int, layers: int, act: str = "elu") -> None:
         sizes = [n_in] + [hidden] * layers
         modules: list[nn.Module] = []
         for a, b in zip(sizes[:-1], sizes[1:], strict=True):
-            modules += [linear(a, b), nn.ELU()]
+            modules += [linear(a, b), _ACTIVATION_MODULES[act]()]
         super().__init__(*modules, linear(sizes[-1], n_out))
 
 
@@ -61,18 +65,24 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply member k to x[k] (or every member to the shared x)."""
+        k, n_in, n_out = self.weight.shape
+        if x.dim() == 2 and n_in <= 128 and x.device.type == "cpu":
+            x = x.expand(k, -1, -1)  # copies of so small an input cost less than the wide product's transposed output
         if x.dim() == 2:  # one wide product instead of K copies of the input
-            k, n_in, n_out = self.weight.shape
             y = F.linear(x, self.weight.transpose(1, 2).reshape(k * n_out, n_in), self.bias.flatten())
             return y.view(x.shape[0], k, n_out).transpose(0, 1)
+        if n_out == 1 and x.device.type == "cpu":
+            # with one column, forward and backward together take less than half the time of a batched product
+            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
         return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
 
 
 class StackedMLP(nn.Module):
     """K independent MLPs with one output each, evaluated together: (..., n_in) -> (K, ...)."""
 
-    def __init__(self, members: int, n_in: int, *, hidden: int, layers: int) -> None:
+    def __init__(self, members: int, n_in: int, *, hidden: int, layers: int, act: str = "elu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         sizes = [n_in] + [hidden] * layers + [1]
         self.layers = nn.ModuleList(StackedLinear(members, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
@@ -81,11 +91,8 @@ class StackedMLP(nn.Module):
         lead = x.shape[:-1]
         y = x.reshape(-1, x.shape[-1])
         for layer in self.layers[:-1]:
-            y = F.elu(layer(y))
+            y = self.act(layer(y))
         return self.layers[-1](y).float().reshape(-1, *lead)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
 def _init_conv(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int, fan_out: int) -> None:

@@ -21,7 +21,9 @@ class Chunk:
     """A batch of chunks in storage convention (``action[:, t]`` led to ``obs[:, t]``), tensors on the device.
 
     obs: (B, T, 64, 64, 3) uint8 or (B, T, d) float, action: (B, T, A), is_first/is_last/is_terminal: (B, T) bool,
-    expert: (B,) bool, valid: (B, T) bool: the posterior of this row has seen enough history to be learned from.
+    expert: (B,) bool, valid: (B, T) bool: the posterior of this row has seen enough history to be learned from,
+    truth: (B, T) the environment's reward of the step that led to the row, only of a replay that keeps it
+    (``reward=truth``).
     """
 
     obs: Tensor
@@ -31,6 +33,7 @@ class Chunk:
     is_terminal: Tensor
     expert: Tensor
     valid: Tensor
+    truth: Tensor | None = None
 
 
 class WorldModel(Protocol):
@@ -38,7 +41,9 @@ class WorldModel(Protocol):
 
     feat: int
     can_imagine: bool  # has ``step``
-    learns: str  # "likelihood": fits itself by ``loss``; "policy": trained by the policy's loss through ``observe``
+    learns: str
+    """Who trains it: "likelihood": ``loss`` in every update; "fit": ``fit`` on all data now and then; "policy": the
+    policy's loss through ``observe``; "none": nobody."""
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
         """Named loss terms, the posteriors (B, T) computed on the way, and metrics."""
@@ -58,6 +63,10 @@ class WorldModel(Protocol):
 
     def step(self, z: Latent, action: Tensor, *, stats: bool, need_std: bool) -> tuple[Latent, HeadStats | None]:
         """One imagined step."""
+        ...
+
+    def terminated(self, feat: Tensor) -> Tensor:
+        """feat (n, F) -> bool (n,): whether the episode ends here. Where nothing is known: nowhere (algorithms 1.4)."""
         ...
 
 
@@ -162,9 +171,13 @@ class PixelWorldModel(nn.Module):
         """One imagined step (see ``RSSM.step``)."""
         return self.rssm.step(z, action, stats=stats, need_std=need_std)
 
+    def terminated(self, feat: Tensor) -> Tensor:
+        """Nowhere: there is no discount head."""
+        return torch.zeros_like(feat[..., 0], dtype=torch.bool)
+
     def open_loop(self, chunk: Chunk, context: int) -> Tensor:
         """Observe ``context`` rows, then imagine with the recorded actions: image means (B, T, 64, 64, 3) in [0, 1]."""
-        seen = {f.name: getattr(chunk, f.name)[:, :context] for f in fields(Chunk) if f.name != "expert"}
+        seen = {f.name: getattr(chunk, f.name)[:, :context] for f in fields(Chunk) if f.name not in ("expert", "truth")}
         head = Chunk(**seen, expert=chunk.expert)
         posts = self.observe(head)
         feats = [posts.feat]

@@ -82,7 +82,8 @@ class BackpropPolicy(nn.Module):
         n = reward.shape[0] - 1 if self.q else reward.shape[0]
         with frozen(self.critics):
             value = self._values(self.critics, rollout, "min")
-        ret = lambda_return(reward[:n], value, self.gamma, self.lambda_)
+        discount = self.gamma * rollout.alive[1 : n + 1]  # nothing follows a termination (algorithms 1.4, "mask")
+        ret = lambda_return(reward[:n], value, discount, self.lambda_)
         weight = self.gamma ** torch.arange(n, device=ret.device)[:, None] * rollout.alive[:n].detach()
         # with Q the immediate value also carries a gradient to a_k; V(z_k) does not depend on a_k (V-MAIL: return only)
         gain = (1 - self.lambda_) * value[:n] + self.lambda_ * ret if self.q else ret
@@ -103,7 +104,8 @@ class BackpropPolicy(nn.Module):
         """
         with torch.no_grad():
             target_value = self._values(self.target, rollout, self.target_reduce)
-            target = lambda_return(reward[:n], target_value, self.gamma, self.lambda_)  # Rbar_k
+            discount = self.gamma * rollout.alive[1 : n + 1]
+            target = lambda_return(reward[:n], target_value, discount, self.lambda_)  # Rbar_k
         feat, action = rollout.feat[:n].detach(), rollout.action[:n].detach()
         predicted = self.critics(feat, action)
         error = (predicted - target).square()

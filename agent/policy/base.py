@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from models.actor_critic import Actor
-from models.dists import ACTION_CLIP
-from models.latent import Rollout
+from models.dists import ACTION_CLIP, ActionDist
+from models.latent import Rollout, Transitions
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,40 @@ class PolicyBatch:
     data: DataPairs | None = None
 
 
-def clone_loss(actor: Actor, pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
+@dataclass(frozen=True)
+class TransitionBatch:
+    """What an off-policy optimiser uses in one update.
+
+    reward: (n,) of ``pairs``, already penalised. clone: demo pairs for the BC term. index: number of the update.
+    """
+
+    pairs: Transitions
+    reward: Tensor
+    clone: ClonePairs
+    index: int
+
+
+class HasClone(Protocol):
+    """A batch of either kind: all that cloning needs."""
+
+    @property
+    def clone(self) -> ClonePairs:
+        """Demo pairs."""
+        ...
+
+
+def row_shares(weight: Tensor) -> Tensor:
+    """weight (n,) -> shares (n,) that sum to 1 (to 0 where no row counts): ``(x * share).sum()`` is a weighted mean."""
+    return weight / weight.sum().clamp_min(1.0)
+
+
+@torch.no_grad()
+def polyak_(target: nn.Module, online: nn.Module, share: float) -> None:
+    """Move the target's parameters by ``share`` of the way towards the online ones."""
+    torch._foreach_lerp_([*target.parameters()], [*online.parameters()], share)
+
+
+def clone_loss(actor: Callable[[Tensor], ActionDist], pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
     """L_BC = -mean log pi(a | s) (algorithms 2.8), and the squared error of the mode per pair as a metric."""
     dist = actor(pairs.feat)
     total = pairs.weight.sum().clamp_min(1.0)

@@ -1,4 +1,4 @@
-"""Adversarial rewards: a discriminator between expert and policy pairs (CMIL 3.1, V-MAIL 3.2)."""
+"""Adversarial rewards: a discriminator between expert and policy pairs (CMIL 3.1, V-MAIL 3.2, DAC 3.4, GAIL 3.9)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.latent import Losses
-from models.reward_net import REWARD_MAPS, RewardNet, bce_loss
+from models.reward_net import REWARD_MAPS, RewardNet, bce_loss, interpolates
 
 
 class BCEReward(nn.Module):
@@ -16,7 +16,8 @@ class BCEReward(nn.Module):
     noisy input (C2).
     """
 
-    policy_data = "imagined"
+    needs_next = False  # next feature, done and log pi(a|s)
+    needs_truth = False  # the environment's reward
 
     def __init__(
         self,
@@ -30,15 +31,20 @@ class BCEReward(nn.Module):
         map: str,
         gp: str,
         gp_weight: float,
+        act: str = "elu",
+        policy_data: str = "imagined",
     ) -> None:
+        """policy_data: where policy pairs come from (imagined, replay, fresh). Raises ValueError on bad options."""
         super().__init__()
         if map not in REWARD_MAPS:
             raise ValueError(f"reward.map: {map!r} is none of {', '.join(REWARD_MAPS)}")
         if gp not in ("none", "input", "weight"):
             raise ValueError(f"reward.gp: {gp!r} is none of none, input, weight")
-        self.net = RewardNet(feat + action, hidden=hidden, layers=layers)
+        if policy_data not in ("imagined", "replay", "fresh"):
+            raise ValueError(f"reward.policy_data: {policy_data!r} is none of imagined, replay, fresh")
+        self.net = RewardNet(feat + action, hidden=hidden, layers=layers, act=act)
         self.noise, self.noise_in_reward, self.gp, self.gp_weight = noise, noise_in_reward, gp, gp_weight
-        self.map = REWARD_MAPS[map]
+        self.map, self.policy_data = REWARD_MAPS[map], policy_data
 
     def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool) -> Tensor:
         """[feat, a] (..., F + A), with fresh N(0, noise^2) on every entry if ``noisy``."""
@@ -48,6 +54,10 @@ class BCEReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """Mapped logit (...), before any penalty."""
         return self.map(self.net(x))
+
+    def score(self, x: Tensor) -> Tensor:
+        """D (...), for diagnostics."""
+        return torch.sigmoid(self.net(x))
 
     def loss(
         self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor
@@ -65,9 +75,7 @@ class BCEReward(nn.Module):
 
     def _gradient_penalty(self, expert: Tensor, policy: Tensor) -> Tensor:
         """(||grad h|| - 1)^2 on interpolates: w.r.t. inputs, or w.r.t. weights as in V-MAIL's code (3.2)."""
-        pick = torch.randint(policy.shape[0], (expert.shape[0],), device=expert.device)
-        eps = torch.rand(expert.shape[0], 1, device=expert.device)
-        x = (eps * expert + (1 - eps) * policy[pick]).requires_grad_(True)
+        x, _ = interpolates(expert, policy)
         h = self.net(x)
         if self.gp == "weight":
             grads = torch.autograd.grad(h.mean(), list(self.net.parameters()), create_graph=True)

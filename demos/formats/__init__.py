@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from demos.errors import DemoError
-from demos.formats import cmil, npz, own
+from demos.formats import cmil, d4rl, hdf5, minari, npz, own
 from envs.episode import Episode
 
 
@@ -19,11 +19,12 @@ class Format(Protocol):
     def can_read(self, path: Path) -> bool:
         """Whether the file is of this format, judged by its key names; DemoError if it is not even a container."""
 
-    def read(self, path: Path) -> Episode:
-        """Decode the file without judging its contents."""
+    def read(self, path: Path) -> list[Episode]:
+        """Decode the file, which holds one episode or more, without judging their contents."""
 
 
-FORMATS: dict[str, Format] = {own.NAME: own, cmil.NAME: cmil}
+FORMATS: dict[str, Format] = {module.NAME: module for module in (own, cmil, d4rl, minari)}
+_KEYS = {".npz": npz.keys, ".hdf5": hdf5.keys}
 SUFFIXES = tuple(sorted({module.SUFFIX for module in FORMATS.values()}))
 
 
@@ -37,6 +38,6 @@ def sniff(path: Path) -> Format:
         if path.suffix == module.SUFFIX and module.can_read(path):
             return module
     known = f"known are {', '.join(FORMATS)} ({', '.join(SUFFIXES)} files)"
-    if path.suffix == ".npz":
-        known = f"its keys are {', '.join(sorted(npz.keys(path))) or '(none)'}; {known}"
+    if path.suffix in _KEYS:
+        known = f"its keys are {', '.join(sorted(_KEYS[path.suffix](path))) or '(none)'}; {known}"
     raise DemoError(path, "file", f"is of no known format: {known}")

@@ -33,8 +33,8 @@ def can_read(path: Path) -> bool:
     return "format_version" not in keys and bool({"image", "action"} & keys)
 
 
-def read(path: Path) -> Episode:
-    """Decode one file; every reward is NaN, images are 64x64, is_terminal is false throughout.
+def read(path: Path) -> list[Episode]:
+    """Decode one file, which is one episode; every reward is NaN, images are 64x64, is_terminal is false throughout.
 
     Raises:
         DemoError: damaged file, missing key, action of neither task, image of a size that has no exact area filter
@@ -69,7 +69,7 @@ def read(path: Path) -> Episode:
     if flags["is_terminal"].any():
         row = int(np.argmax(flags["is_terminal"]))
         raise DemoError(path, "is_terminal", f"true in row {row}; CMIL episodes end by time-out, never by the task")
-    return Episode(
+    episode = Episode(
         obs=obs,
         action=_number(path, "action", action),
         **flags,
@@ -77,6 +77,7 @@ def read(path: Path) -> Episode:
         sim_state=None,
         meta=meta,
     )
+    return [episode]
 
 
 def _image(path: Path, image: np.ndarray, meta: dict[str, Any]) -> np.ndarray:

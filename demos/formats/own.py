@@ -47,8 +47,8 @@ def can_read(path: Path) -> bool:
     return "format_version" in npz.keys(path)
 
 
-def read(path: Path) -> Episode:
-    """Decode one file; every reward is NaN. Checks the container only: `demos.dataset` checks the contents.
+def read(path: Path) -> list[Episode]:
+    """Decode one file, which is one episode; every reward is NaN. `demos.dataset` checks the contents.
 
     Raises:
         DemoError: damaged file, missing key, newer version, meta that is not a JSON object, no observation.
@@ -68,7 +68,7 @@ def read(path: Path) -> Episode:
         obs["state"] = data["state"]
     if not obs:
         raise DemoError(path, "image_delta", "missing, and state too: the file holds no observation")
-    return Episode(
+    episode = Episode(
         obs=obs,
         action=data["action"],
         is_first=data["is_first"],
@@ -78,6 +78,7 @@ def read(path: Path) -> Episode:
         sim_state=data.get("sim_state"),
         meta=_meta(path, data["meta"]),
     )
+    return [episode]
 
 
 def encode(episode: Episode) -> bytes:

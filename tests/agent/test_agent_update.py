@@ -217,9 +217,9 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
     batches = capture(agent)
     update(agent, chunks)
     joined, (own, demo) = seen
-    for field in dataclasses.fields(Chunk):
-        parts = [getattr(c, field.name) for c in chunks]
-        assert torch.equal(getattr(joined, field.name), torch.cat(parts))
+    assert joined.truth is None, "no world model sees the environment's reward"
+    for name in (f.name for f in dataclasses.fields(Chunk) if f.name != "truth"):
+        assert torch.equal(getattr(joined, name), torch.cat([getattr(c, name) for c in chunks]))
     assert own.feat.shape == demo.feat.shape == (2, 5, STOCH + DETER)
     assert torch.equal(batches[0].clone.feat.unflatten(0, (2, 4)), demo.feat[:, :-1])
     world = make_agent(joint_batch=True).world

@@ -95,7 +95,7 @@ def test_chunks_begin_with_a_restart_and_a_zero_action_and_the_store_keeps_its_o
 
 
 def test_arrays_go_to_torch_without_a_copy(tmp_path: Path) -> None:
-    replay = make(tmp_path)
+    replay = make(tmp_path, truth=True)
     replay.add_episode(**counting(30), expert=True)
     replay.add_episode(**counting(3))
     for options in ({}, {"expert_fraction": 0.5}):
@@ -113,7 +113,35 @@ def test_arrays_go_to_torch_without_a_copy(tmp_path: Path) -> None:
         "expert": bool,
         "episode": np.int64,
         "offset": np.int64,
+        "truth": np.float32,
     }
+
+
+def test_all_pairs_of_some_episodes(tmp_path: Path) -> None:
+    """State, the action taken in it, next state; done only where an episode truly ended (algorithms 1.2, 1.4)."""
+    replay = make(tmp_path)
+    replay.add_episode(**counting(5, base=100), expert=True)
+    ids = [replay.add_episode(**counting(3, base=1)), replay.add_episode(**counting(4, base=10, terminal=True))]
+    pairs = replay.pairs()
+    assert pairs.obs[:, 0].tolist() == [100, 101, 102, 103, 1, 2, 10, 11, 12]
+    assert np.array_equal(pairs.action, 10 * pairs.obs) and np.array_equal(pairs.next_obs, pairs.obs + 1)
+    assert pairs.done.tolist() == [False] * 8 + [True]
+    assert pairs.position.tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 0, 0.5, 0, 1 / 3, 2 / 3])
+    assert replay.pairs("online").obs[:, 0].tolist() == [1, 2, 10, 11, 12]
+    assert replay.pairs("online", ids[1:]).obs[:, 0].tolist() == [10, 11, 12]
+    with pytest.raises(ReplayError, match="no online episode to take pairs from"):
+        replay.pairs("online", [99])
+
+
+def test_the_true_reward_is_kept_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    rewards = np.arange(6, dtype=np.float32)
+    plain, debug = make(tmp_path / "plain"), make(tmp_path / "debug", truth=True)
+    for replay in (plain, debug):
+        replay.add_episode(**counting(6), truth=rewards)
+    assert plain.get(0).truth is None and not (tmp_path / "plain" / "truth.bin").exists()
+    assert np.array_equal(debug.get(0).truth[0], rewards), "row t holds the reward of the step that led to it"
+    debug.add_episode(**counting(4), expert=True)
+    assert np.isnan(debug.get(1).truth).all(), "demonstrations have none"
 
 
 def test_flags_tell_time_outs_from_terminations_and_no_reward_is_stored(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from tests.models.tiny import ACTION, DETER, STOCH, make_world, numbers
 class CountingWorld:
     """The state is the step number; the action in it must be ten times that; u of the pair is the state plus 100."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: float = 1e9) -> None:
+        self.end = end
         self.asked: list[dict[str, Any]] = []
 
     def step(self, z: Latent, action: Tensor, *, stats: bool, need_std: bool) -> tuple[Latent, HeadStats | None]:
@@ -29,6 +30,9 @@ class CountingWorld:
         u = 100 + z.stoch
         heads = HeadStats(torch.stack([u, -u], -2), torch.stack([u, -u], -2)) if stats else None
         return Latent(z.deter, z.stoch + 1, z.params), heads
+
+    def terminated(self, feat: Tensor) -> Tensor:
+        return feat[..., 0] >= self.end
 
 
 def starts(*values: float) -> Latent:
@@ -53,6 +57,12 @@ def test_imagined_pairs_join_state_action_and_penalty() -> None:
     stored = torch.cat([torch.zeros(1, 2, 1), rollout.action])
     pairs = to_pairs(rollout.feat, stored)
     assert torch.equal(pairs.state, rollout.feat[:-1]) and torch.equal(pairs.action, rollout.action)
+
+
+def test_nothing_is_alive_after_a_termination() -> None:
+    """Algorithms 1.4, "mask": the pair that ends the episode counts, what follows does not."""
+    rollout = imagine(CountingWorld(end=8), ten_times, starts(3, 7), 4, make_penalty("none", 0.0))
+    assert rollout.alive.tolist() == [[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(

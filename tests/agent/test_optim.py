@@ -1,8 +1,10 @@
-"""Dreamer's Adam (algorithms 1.7, 5.6.7)."""
+"""Dreamer's Adam and optimistic Adam (algorithms 1.7, 5.6.6, 5.6.7)."""
 
 from __future__ import annotations
 
 import copy
+import io
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ def parameter(*values: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values))
 
 
-def optimiser(*params: nn.Parameter, **options: float) -> Optimiser:
+def optimiser(*params: nn.Parameter, **options: Any) -> Optimiser:
     return Optimiser(params, **(OPTIM | options))
 
 
@@ -90,3 +92,83 @@ def test_state_survives_a_round_trip() -> None:
     one.step((a * 3).sum())
     two.step((b * 3).sum())
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["adam", "oadam"])
+def test_gradients_reach_their_own_weights_whatever_their_strides(kind: str) -> None:
+    """The fused update ignores strides, and autograd.grad returns what the backward pass happened to lay out."""
+    w, direction = nn.Parameter(torch.zeros(3, 5)), numbers(5, 3)
+    opt = optimiser(w, kind=kind, lr=0.1, wd=0.0, eps=1e-8)
+    loss = (w.t().contiguous() * direction).sum()
+    assert torch.autograd.grad(loss, w, retain_graph=True)[0].stride() != w.stride(), "or the test shows nothing"
+    opt.step(loss)
+    assert torch.equal(w.detach().sign(), -direction.t().sign())
+
+
+def test_two_optimistic_steps_by_hand() -> None:
+    lr, eps, beta1, beta2 = 0.1, 1e-3, 0.9, 0.999
+    w, m, v = 2.0, 0.0, 0.0
+    p = parameter(w)
+    opt = optimiser(p, kind="oadam", lr=lr, eps=eps, wd=0.0)
+    for t, g in ((1, 0.5), (2, -3.0)):
+        eta = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+        w += eta * m / (v**0.5 + eps)
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        w -= 2 * eta * m / (v**0.5 + eps)
+        opt.step((g * p).sum())
+        assert p.item() == pytest.approx(w, rel=1e-5)
+
+
+def test_first_optimistic_step_is_twice_the_sign() -> None:
+    p, g = nn.Parameter(numbers(4, 3)), numbers(4, 3, seed=1)
+    before = p.detach().clone()
+    optimiser(p, kind="oadam", lr=0.01, eps=1e-8, wd=0.0).step((p * g).sum())
+    torch.testing.assert_close(p.detach() - before, -0.02 * g.sign(), rtol=1e-3, atol=1e-5)
+
+
+def test_optimistic_adam_decays_like_adam_and_leaves_the_unused() -> None:
+    w, unused = parameter(2.0), parameter(5.0)
+    opt = optimiser(w, unused, kind="oadam", lr=0.5, wd=0.1)
+    opt.step((0 * w).sum())
+    assert w.item() == pytest.approx(1.8) and unused.item() == 5.0
+
+
+@pytest.mark.parametrize("kind", ["adam", "oadam"])
+def test_restart_forgets_the_moments_and_keeps_the_decay(kind: str) -> None:
+    w, size = parameter(0.0), 2 if kind == "oadam" else 1
+    opt = optimiser(w, kind=kind, lr=0.5, eps=1e-8, wd=0.0)
+    for _ in range(3):
+        opt.step(-7 * w.sum())
+    with torch.no_grad():
+        w.zero_()
+    opt.restart(0.25)
+    assert opt.lr == 0.5, "later rounds divide the configured rate"
+    opt.step(w.sum())
+    assert w.item() == pytest.approx(-0.25 * size, rel=1e-4)
+    decayed = parameter(2.0)
+    opt = optimiser(decayed, kind=kind, lr=0.5, wd=0.1)
+    opt.restart(0.05)
+    opt.step((0 * decayed).sum())
+    assert decayed.item() == pytest.approx(1.8)
+
+
+def test_optimistic_state_survives_a_file() -> None:
+    a, b = nn.Parameter(numbers(3)), nn.Parameter(numbers(3))
+    one, two = optimiser(a, kind="oadam"), optimiser(b, kind="oadam")
+    one.step(a.square().sum())
+    with torch.no_grad():
+        b.copy_(a)
+    file = io.BytesIO()
+    torch.save(one.adam.state_dict(), file)
+    file.seek(0)
+    two.adam.load_state_dict(torch.load(file, weights_only=True))
+    for opt, p in ((one, a), (two, b)):
+        opt.step((p * 3).sum())
+    assert torch.equal(a, b)
+
+
+def test_kinds_and_closures_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="none of adam, oadam"):
+        optimiser(parameter(0.0), kind="sgd")
+    with pytest.raises(ValueError, match="closures"):
+        optimiser(parameter(0.0), kind="oadam").adam.step(lambda: 0.0)

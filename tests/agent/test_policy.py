@@ -65,15 +65,16 @@ def along(critics: nn.Module, pick: Callable[[list[float]], float], rows: int) -
     return [[pick([q[i][n] for i in range(len(q))]) for n in range(N)] for q in by_row]
 
 
-def returns(value: list[list[float]]) -> list[list[float]]:
-    """R_k of all samples by the recursion of algorithms 2.7, one number at a time."""
+def returns(value: list[list[float]], alive: Tensor | None = None) -> list[list[float]]:
+    """R_k of all samples by the recursion of algorithms 2.7, one number at a time; gamma is 0 into rows not alive."""
+    gamma = GAMMA * (torch.ones(H + 1, N) if alive is None else alive)
     out: list[list[float]] = []
     for k in range(len(value) - 1):
         row = []
         for n in range(N):
             ahead = value[-1][n]
             for j in reversed(range(k, len(value) - 1)):
-                ahead = REWARD[j, n].item() + GAMMA * ((1 - LAMBDA) * value[j + 1][n] + LAMBDA * ahead)
+                ahead = REWARD[j, n].item() + gamma[j + 1, n].item() * ((1 - LAMBDA) * value[j + 1][n] + LAMBDA * ahead)
             row.append(ahead)
         out.append(row)
     return out
@@ -175,15 +176,21 @@ def test_random_target_is_one_critic_per_update() -> None:
     )
 
 
-def test_dead_steps_do_not_count() -> None:
+def test_the_step_into_a_termination_is_worth_its_reward_and_later_ones_do_not_count() -> None:
+    """Algorithms 1.4, "mask"."""
     policy = with_linear_critics(make_policy(beta_bc=0.0, data_critic=False))
     alive = torch.ones(H + 1, N)
     alive[1:, 0] = 0.0
-    found = losses(policy, rollout=rollout(FEAT, ACTION, alive=alive))["critics"]["model"]
+    found = losses(policy, rollout=rollout(FEAT, ACTION, alive=alive, entropy=ENTROPY))
     weight = torch.tensor([[1.0, 1.0], [0.0, GAMMA]])
     predicted = policy.critics(FEAT[:2], ACTION[:2])
-    target = torch.tensor(returns(along(policy.target, min, H)))
-    torch.testing.assert_close(found, 0.5 * (weight * (predicted - target).square()).mean())
+    target = torch.tensor(returns(along(policy.target, min, H), alive))
+    assert target[0, 0] == REWARD[0, 0]
+    torch.testing.assert_close(found["critics"]["model"], 0.5 * (weight * (predicted - target).square()).mean())
+    value = along(policy.critics, min, H)
+    ret = torch.tensor(returns(value, alive))
+    gain = (1 - LAMBDA) * torch.tensor(value[: H - 1]) + LAMBDA * ret + ETA * ENTROPY[: H - 1]
+    torch.testing.assert_close(found["actor"]["rl"], -(weight * gain).mean())
 
 
 # ---------------------------------------------------------------------- who is moved by what
@@ -254,6 +261,9 @@ class LinearWorld(nn.Module):
         self.k += 1
         gap = torch.cat([z.stoch, action], -1) @ self.gap.T
         return Latent(z.deter, after, z.params), HeadStats(torch.stack([after + gap, after - gap], 1))
+
+    def terminated(self, feat: Tensor) -> Tensor:
+        return torch.zeros_like(feat[..., 0], dtype=torch.bool)
 
 
 class QuadraticReward(nn.Module):

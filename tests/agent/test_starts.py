@@ -74,3 +74,30 @@ def test_mixture_draws_all_rows_of_the_demonstrations() -> None:
 def test_bad_probability_is_told() -> None:
     with pytest.raises(ValueError, match=r"starts\.p: 1\.2 is not a probability"):
         MixtureStarts(1.2)
+
+
+def test_one_coin_for_all_samples() -> None:
+    torch.manual_seed(0)
+    starts, demos = MixtureStarts(0.5, 4, per_batch=True), 0
+    for _ in range(60):
+        demo = starts.sample(latents(), latents(1000)).latent.stoch[:, 0] >= 1000
+        assert bool(demo.all()) or not bool(demo.any())
+        demos += int(demo.all())
+    assert binomtest(demos, 60, 0.5).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, (1.0, 1.0)), (0.5, (0.5, 0.6)), (1.0, (0.0, 0.1))])
+def test_backward_window_moves_from_the_end_to_the_beginning(progress: float, expected: tuple[float, float]) -> None:
+    """Algorithms 5.5.10; HyPER's curriculum on AntMaze."""
+    assert MixtureStarts(1.0, window=0.1).expert_range(progress) == pytest.approx(expected, abs=1e-5)
+    assert MixtureStarts(1.0).expert_range(progress) == (0.0, 1.0) == ReplayStarts().expert_range(progress)
+
+
+def test_impossible_options_are_refused() -> None:
+    for make in (
+        lambda: MixtureStarts(1.5),
+        lambda: MixtureStarts(0.5, window=2.0),
+        lambda: ReplayStarts(env_reset=-1),
+    ):
+        with pytest.raises(ValueError, match=r"starts\."):
+            make()

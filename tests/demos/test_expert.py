@@ -108,7 +108,7 @@ def test_shipped_episodes_are_complete(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_shipped_episode_solves_the_subtasks_in_order(folder: Path, name: str) -> None:
     """The steps in meta and README are those at which the simulator states first meet the package's definition."""
-    episode = dataset.read(folder / name)
+    (episode,) = dataset.read(folder / name)
     assert episode.sim_state is not None
     qpos = qpos_of(episode.sim_state)
     steps = []
@@ -127,7 +127,7 @@ def test_shipped_episode_replays(env: KitchenEnv, folder: Path) -> None:
 
     Contacts amplify rounding, so another processor or MuJoCo version may leave the recording after a while.
     """
-    episode = dataset.read(folder / FILES[1])
+    (episode,) = dataset.read(folder / FILES[1])
     assert episode.sim_state is not None
     env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
     env.step(episode.action[1])

@@ -1,4 +1,4 @@
-"""Latent distributions and the truncated-normal policy head (algorithms 2.1, 2.6, 5.2.8)."""
+"""Latent distributions and the policy heads (algorithms 2.1, 2.5, 2.6, 5.2.8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from models.dists import ACTION_CLIP, CategoricalLatent, GaussianLatent, TruncatedNormal
+from models.dists import ACTION_CLIP, CategoricalLatent, GaussianLatent, PointMass, SquashedNormal, TruncatedNormal
 from tests.models.tiny import numbers
 
 CASES = [(0.0, 0.1), (0.0, 2.1), (0.7, 0.3), (-0.95, 0.1), (0.999999, 0.1), (-1.0, 2.1), (1.0, 1.1)]
@@ -112,6 +112,82 @@ def test_raw_outputs_become_loc_and_std() -> None:
     assert TruncatedNormal.from_raw(torch.tensor([[0.0, -90.0]]), min_std=0.1).std.item() == pytest.approx(0.1)
     assert dist.mode()[0, 1].item() > -1.0, "the mode lies in the open interval"
     assert dist.mode()[0, 0].item() == pytest.approx(math.tanh(0.5))
+
+
+# ---------------------------------------------------------------------- squashed normal
+
+SQUASHED = [(0.0, 0.3), (0.0, 1.0), (0.8, 0.5), (-1.5, 0.1)]
+
+
+def squashed(mean: float, std: float, n: int = 1, dtype: torch.dtype = torch.float64) -> SquashedNormal:
+    """n independent one-dimensional copies."""
+    return SquashedNormal(torch.full((n, 1), mean, dtype=dtype), torch.full((n, 1), math.log(std), dtype=dtype))
+
+
+@pytest.mark.parametrize(("mean", "std"), SQUASHED)
+def test_squashed_density_integrates_to_one_and_obeys_the_change_of_variables(mean: float, std: float) -> None:
+    x = torch.linspace(-1, 1, 20001, dtype=torch.float64)[1:-1]
+    log_prob = squashed(mean, std, len(x)).log_prob(x[:, None])
+    assert float(torch.trapezoid(log_prob.exp(), x)) == pytest.approx(1.0, abs=1e-3)
+    normal = torch.distributions.Normal(torch.tensor(mean).to(x), torch.tensor(std, dtype=x.dtype))
+    torch.testing.assert_close(log_prob, normal.log_prob(torch.atanh(x)) - torch.log1p(-x.square()))
+
+
+@pytest.mark.parametrize(("mean", "std"), SQUASHED)
+def test_squashed_samples_follow_the_distribution_and_know_their_density(mean: float, std: float) -> None:
+    torch.manual_seed(0)
+    x, log_prob = squashed(mean, std, 4000).rsample_with_log_prob()
+    assert stats.kstest(torch.atanh(x).flatten().numpy(), stats.norm(mean, std).cdf).pvalue > 1e-3
+    torch.testing.assert_close(log_prob, squashed(mean, std, 4000).log_prob(x))
+    entropy = squashed(mean, std, 4000).entropy()
+    assert float(entropy.mean()) == pytest.approx(-float(log_prob.mean()), abs=5 * float(log_prob.std()) / 4000**0.5)
+
+
+def test_squashed_density_of_a_sample_survives_saturation() -> None:
+    """tanh(12) is 1 in float32, where the action no longer tells u."""
+    torch.manual_seed(0)
+    x, log_prob = squashed(12.0, 0.5, 500, torch.float32).rsample_with_log_prob()
+    assert float(x.max()) == 1.0 and bool(log_prob.isfinite().all())
+    # log N(u) - log(1 - tanh(u)^2), and for large u the latter is log 4 - 2 u
+    assert float(log_prob.mean()) == pytest.approx(
+        -0.5 - math.log(0.5 * math.sqrt(2 * math.pi)) + 24 - math.log(4), abs=0.3
+    )
+
+
+@pytest.mark.parametrize("edge", [-1.0, -ACTION_CLIP, ACTION_CLIP, 1.0])
+def test_squashed_log_prob_and_its_gradient_are_finite_at_clipped_demo_actions(edge: float) -> None:
+    raw = torch.stack([torch.linspace(-30, 30, 61), torch.linspace(-40, 40, 61).roll(7)], -1).requires_grad_()
+    log_prob = SquashedNormal.from_raw(raw).log_prob(torch.full((61, 1), edge))
+    (grad,) = torch.autograd.grad(log_prob.sum(), raw)
+    assert bool(log_prob.isfinite().all()) and bool(grad.isfinite().all())
+
+
+def test_squashed_raw_outputs_mode_and_sums() -> None:
+    dist = SquashedNormal.from_raw(torch.tensor([[0.5, 30.0, -9.0, 9.0]]), -5.0, 2.0)
+    assert dist.std.tolist()[0] == pytest.approx([math.exp(-5), math.exp(2)])
+    assert dist.mode()[0, 0].item() == pytest.approx(math.tanh(0.5)) and dist.mode()[0, 1].item() < 1.0
+    x = torch.tensor([[0.1, -0.6]])
+    parts = [
+        SquashedNormal(dist.mean[:, i : i + 1], dist.log_std[:, i : i + 1]).log_prob(x[:, i : i + 1]) for i in (0, 1)
+    ]
+    torch.testing.assert_close(dist.log_prob(x), parts[0] + parts[1])
+
+
+def test_squashed_sample_has_the_gradient_of_the_change_of_variables() -> None:
+    mean, log_std = torch.tensor([[0.3]], requires_grad=True), torch.tensor([[-0.5]], requires_grad=True)
+    torch.manual_seed(3)
+    x = SquashedNormal(mean, log_std).rsample()
+    slope = 1 - x.item() ** 2
+    grads = torch.autograd.grad(x.sum(), (mean, log_std))
+    assert grads[0].item() == pytest.approx(slope, rel=1e-4)
+    assert grads[1].item() == pytest.approx(slope * (math.atanh(x.item()) - 0.3), rel=1e-4)
+
+
+def test_point_mass_clones_by_least_squares() -> None:
+    dist = PointMass(torch.tensor([[0.5, -0.25]]))
+    assert torch.equal(dist.mode(), dist.loc) and torch.equal(dist.rsample(), dist.loc)
+    assert dist.log_prob(torch.tensor([[0.0, 0.25]])).tolist() == pytest.approx([-0.5])
+    assert dist.entropy().tolist() == [0.0] and dist.std.tolist() == [[0.0, 0.0]]
 
 
 # ---------------------------------------------------------------------- latents

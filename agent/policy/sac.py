@@ -1,0 +1,148 @@
+"""Soft actor-critic on transitions (algorithms 2.5; Haarnoja et al. 2018, arXiv:1812.05905)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from agent.policy.base import ClonePairs, HasClone, TransitionBatch, clone_loss, polyak_, row_shares
+from models.actor_critic import Critics, SquashedActor
+from models.latent import Losses, Transitions
+from models.nets import frozen
+
+
+class SACPolicy(nn.Module):
+    """Squashed-normal actor, an ensemble of critics with Polyak targets, fixed or automatic temperature tau.
+
+    y     = c r + gamma (1 - done) [min_i Qbar_i(s', a') - tau log pi(a'|s')],       a' ~ pi(.|s')
+    L_Q   = sum_i mean (Q_i(s, a) - y)^2
+    L_pi  = mean [tau log pi(a|s) - min_i Q_i(s, a)] + bc_weight L_BC,               a ~ pi(.|s) reparameterised
+    L_tau = -mean [log tau (log pi(a|s) + target_entropy A)]                         if tau is automatic
+    """
+
+    wants = "transitions"
+
+    def __init__(
+        self,
+        feat: int,
+        action: int,
+        *,
+        hidden: int,
+        layers: int,
+        act: str,
+        critics: int,
+        gamma: float,
+        polyak: float,
+        polyak_every: int,
+        hold: int,
+        temperature: float | str,
+        initial_temperature: float,
+        target_entropy: float,
+        reward_scale: float,
+        bc: str,
+        bc_weight: float,
+        min_log_std: float,
+        max_log_std: float,
+        explore_noise: float,
+    ) -> None:
+        """temperature: a number, or "auto": learned from ``initial_temperature`` on. target_entropy: nats per action
+        dimension. polyak: share of the way that targets go, every ``polyak_every`` updates. hold: actor and temperature
+        learn in every ``hold``-th update. bc: "nll", or "mse" of sampled actions. Raises ValueError on other choices.
+        """
+        super().__init__()
+        if isinstance(temperature, str) and temperature != "auto":
+            raise ValueError(f"policy.temperature: {temperature!r} is neither auto nor a number")
+        if bc not in ("nll", "mse"):
+            raise ValueError(f"policy.bc: {bc!r} is none of nll, mse")
+        self.actor = SquashedActor(
+            feat, action, hidden=hidden, layers=layers, act=act, min_log_std=min_log_std, max_log_std=max_log_std
+        )
+        self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act)
+        self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.automatic = temperature == "auto"
+        start = initial_temperature if isinstance(temperature, str) else temperature
+        # not a fixed number's logarithm: 0 is the temperature of a policy that does not care for entropy
+        self.log_temperature = nn.Parameter(torch.tensor(start).log()) if self.automatic else None
+        self.register_buffer("fixed_temperature", None if self.automatic else torch.tensor(float(start)))
+        self.target_entropy = target_entropy * action
+        self.gamma, self.reward_scale = gamma, reward_scale
+        self.polyak, self.polyak_every, self.hold = polyak, polyak_every, hold
+        self.bc, self.bc_weight, self.explore_noise = bc, bc_weight, explore_noise
+
+    @property
+    def temperature(self) -> Tensor:
+        """tau (), without history."""
+        if self.log_temperature is None:
+            return self.get_buffer("fixed_temperature")
+        return self.log_temperature.detach().exp()
+
+    def groups(self) -> dict[str, Iterable[nn.Parameter]]:
+        """Parameters by optimiser name."""
+        found: dict[str, Iterable[nn.Parameter]] = {
+            "actor": self.actor.parameters(),
+            "critics": self.critics.parameters(),
+        }
+        return found if self.log_temperature is None else found | {"temperature": [self.log_temperature]}
+
+    def losses(self, batch: TransitionBatch) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+        """Losses of all groups that learn in this update, all at the same weights."""
+        share, temperature = row_shares(batch.pairs.weight), self.temperature
+        critics, metrics = self._critic_loss(batch.pairs, batch.reward, share, temperature)
+        losses = {"critics": critics}
+        if batch.index % self.hold == 0:
+            # an encoder behind the features learns from the critics alone
+            losses |= self._actor_losses(batch.pairs.feat.detach(), share, temperature)
+            if self.bc_weight > 0:
+                bc, found = self._clone_term(batch.clone)
+                losses["actor"]["bc"] = self.bc_weight * bc
+                metrics |= found
+        return losses, metrics
+
+    def _critic_loss(
+        self, pairs: Transitions, reward: Tensor, share: Tensor, temperature: Tensor
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        with torch.no_grad():
+            ahead, log_pi = self.actor(pairs.next_feat).rsample_with_log_prob()
+            value = self.target(pairs.next_feat, ahead).amin(0) - temperature * log_pi
+            y = self.reward_scale * reward + self.gamma * (1 - pairs.done) * value
+        q = self.critics(pairs.feat, pairs.action)
+        loss = ((q - y).square() * share).sum()
+        metrics = {
+            "q": (q.detach() * share).sum() / len(q),
+            "td_error": loss.detach() / len(q),
+            "entropy": -(log_pi * share).sum(),
+            "temperature": temperature,
+        }
+        return Losses(td=loss), metrics
+
+    def _actor_losses(self, feat: Tensor, share: Tensor, temperature: Tensor) -> dict[str, Losses]:
+        action, log_pi = self.actor(feat).rsample_with_log_prob()
+        with frozen(self.critics):
+            q = self.critics(feat, action).amin(0)
+        losses = {"actor": Losses(rl=((temperature * log_pi - q) * share).sum())}
+        if self.log_temperature is not None:
+            excess = ((log_pi.detach() + self.target_entropy) * share).sum()
+            losses["temperature"] = Losses(entropy=-self.log_temperature * excess)
+        return losses
+
+    def _clone_term(self, pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_BC (algorithms 2.8), or the mean squared error of sampled actions (BC-Reg; algorithms 3.5)."""
+        detached = ClonePairs(pairs.feat.detach(), pairs.action, pairs.weight)
+        if self.bc == "nll":
+            return clone_loss(self.actor, detached)
+        error = (self.actor(detached.feat).rsample() - pairs.action).square().mean(-1)
+        mse = (error * row_shares(pairs.weight)).sum()
+        return mse, {"bc_mse": mse.detach()}
+
+    def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
+        """The BC term alone (BC initialisation)."""
+        bc, metrics = self._clone_term(batch.clone)
+        return {"actor": Losses(bc=bc)}, metrics
+
+    def after_update(self, update: int) -> None:
+        """Targets follow at updates 0, ``polyak_every``, 2 ``polyak_every``, ..."""
+        if update % self.polyak_every == 0:
+            polyak_(self.target, self.critics, self.polyak)

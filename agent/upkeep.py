@@ -1,0 +1,129 @@
+"""What happens between gradient steps at cadences of its own (algorithms 4.1: fit model, imagine, fit reward).
+
+    every ``fit_every`` environment steps      the world model is fitted to all data and, where the policy wants
+                                               transitions, imagined ones are added to the memory
+    every ``reward_every`` environment steps   a round of the reward player on pairs of the last episodes
+
+Methods that do both within each gradient step (CMIL, GAIL) have nothing to do here. Like the trainer, this knows no
+algorithm: a world model says ``learns = "fit"``, a reward learner ``policy_data = "fresh"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.agent import Agent
+from agent.data import Replay, RowPairs
+from models.latent import Latent
+
+
+class Upkeep:
+    """Fits, rollouts and reward rounds of one agent; all state is in the agent and in the trainer's counters."""
+
+    def __init__(self, agent: Agent, replay: Replay, data: Mapping[str, Any], total: int) -> None:
+        """data: the configuration's data regime; total: environment steps of the whole run."""
+        self.agent, self.replay, self.data, self.total = agent, replay, data, total
+        self.fits = agent.world.learns == "fit"
+        self.rounds = agent.reward is not None and agent.reward.policy_data == "fresh"
+        per_step = max(float(data["updates_per_step"]), 1e-9)
+        self.fit_every, self.reward_every = (max(1, round(data[k] * per_step)) for k in ("fit_every", "reward_every"))
+
+    def before(
+        self, counters: MutableMapping[str, float], rng: np.random.Generator, recent: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Whatever is due before the next update; ``recent``: episodes for the reward's rounds; empty: all."""
+        done = int(counters["paid"])
+        found: dict[str, Tensor] = {}
+        counters["paid"] += 1
+        if self.rounds and done % self.reward_every == 0:
+            counters["reward_rounds"] += 1
+            found |= self.reward_round(int(counters["reward_rounds"]), rng, recent)
+        if self.fits and done % self.fit_every == 0:
+            found |= self.fit()
+            if self.agent.memory is not None:
+                found |= self.imagine(counters["env_steps"], rng)
+        return found
+
+    # ---- world model ----
+    def fit(self) -> dict[str, Tensor]:
+        """Fit the world model to every transition there is, demonstrations among them (algorithms 3.6)."""
+        pairs = self.replay.pairs()
+        self.agent.train()
+        found = self.agent.world.fit(self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs))
+        self.agent.eval()
+        return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
+
+    def horizon(self, step: float) -> int:
+        """Length of imagined rollouts: from ``rollout_horizon[0]`` to ``[1]`` between steps ``[2]`` and ``[3]``."""
+        low, high, begin, end = self.data["rollout_horizon"]
+        return int(low + (high - low) * min(1.0, max(0.0, (step - begin) / max(1.0, end - begin))))
+
+    @torch.no_grad()
+    def imagine(self, step: float, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Rollouts with the sampled policy from the agent's kind of starts, into the memory."""
+        agent = self.agent
+        assert agent.memory is not None
+        n = max(1, round(self.data["rollouts_per_step"] * self.data["fit_every"]))
+        own = self._states(self.replay.pairs("online") if self.replay.ids("online") else self.replay.pairs(), n, rng)
+        demo = own
+        if self.replay.ids("expert"):
+            low, high = agent.starts.expert_range(step / max(1, self.total))
+            pairs = self.replay.pairs("expert")
+            demo = self._states(pairs, n, rng, (pairs.position >= low) & (pairs.position <= high))
+        z = agent.starts.sample(own, demo).latent
+        us, added = [], 0
+        for _ in range(self.horizon(step)):
+            action = agent.policy.actor(z.feat).rsample().clamp(-1, 1)
+            ahead, stats = agent.world.step(
+                z, action, stats=agent.penalty.u is not None, need_std=agent.penalty.needs_std
+            )
+            u = agent.penalty.u(stats) if agent.penalty.u is not None else torch.zeros_like(action[:, 0])
+            done = agent.world.terminated(ahead.feat)
+            agent.memory.add(z.feat, action, ahead.feat, done, u)
+            us.append(u.mean())
+            added += len(done)
+            z = ahead[~done]
+            if not len(z.stoch):
+                break
+        return {"model/imagined": torch.tensor(float(added)), "model/u": torch.stack(us).mean()}
+
+    def _states(self, pairs: RowPairs, n: int, rng: np.random.Generator, where: np.ndarray | None = None) -> Latent:
+        """n states drawn uniformly (of those ``where`` is true, unless it never is), as a Latent (n, 1)."""
+        among = np.flatnonzero(where) if where is not None and where.any() else np.arange(len(pairs.obs))
+        return self.agent.world.latent(self._tensor(pairs.obs[rng.choice(among, n)]))[:, None]
+
+    # ---- reward ----
+    def reward_round(self, k: int, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
+        """Round k = 1, 2, ...: ``reward_steps`` steps on pairs of the last episodes against the demonstrations'.
+
+        With ``reward_restart`` the optimiser starts afresh with its learning rate divided by max(k - 1, 1) (HyPE's
+        code: a no-regret step whose size falls like 1/k; algorithms 3.5).
+        """
+        agent, n = self.agent, self.data["reward_batch"]
+        optimiser = agent.optimisers["reward"]
+        if self.data["reward_restart"]:
+            optimiser.restart(optimiser.lr / max(k - 1, 1))
+        kinds = self.replay.pairs("expert"), self.replay.pairs("online", recent or None)
+        found: dict[str, Tensor] = {}
+        for _ in range(self.data["reward_steps"]):
+            inputs = []
+            for pairs in kinds:
+                rows = rng.integers(0, len(pairs.obs), n)
+                feat, action = self._feat(pairs.obs[rows]), self._tensor(pairs.action[rows])
+                inputs.append(agent.reward.inputs(feat, action, noisy=True))
+            ones = torch.ones(n, device=agent.device)
+            losses, found = agent.reward.loss(*inputs, ones, ones)
+            found["grad"] = optimiser.step(losses.total)
+        return {f"reward/{name}": value.detach() for name, value in found.items()}
+
+    # ---- tensors ----
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.agent.device)
+
+    def _feat(self, obs: np.ndarray) -> Tensor:
+        return self.agent.world.latent(self._tensor(obs)).feat

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Expert resets inside the pixel model: HyPER and CMIL with resets beside CMIL, Kitchen, the same updates and steps.
+# All continue from one pre-training per seed, which is CMIL's own.   bash benchmark/pixel_resets.sh OUT [SEED ...]
+set -euo pipefail
+out=${1:?the folder for the runs}
+seeds=("${@:2}")
+train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 "$@"; }
+
+for seed in "${seeds[@]:-0}"; do
+  for algo in cmil cmil_resets hyper hyper_pess; do
+    train algo=$algo seed="$seed" eval.every=2800 run="$out/$algo-s$seed"
+    python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000
+  done
+done

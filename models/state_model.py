@@ -1,0 +1,176 @@
+"""World models for state observations (algorithms 4.3, part W): ``StateModel`` (no dynamics) and ``StateEnsemble``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.latent import HeadStats, Latent, Losses
+from models.mlp_ensemble import FitOptions, MLPEnsemble, mopo_l2
+from models.termination import TERMINATIONS
+from models.world_model import Chunk
+
+CLIP = 10.0  # normalised states are clipped to +-CLIP standard deviations
+
+
+class StateModel(nn.Module):
+    """The state is the feature; there are no dynamics and nothing to train.
+
+    With ``normalise`` the feature is (state - mean) / std clipped to +-10, with statistics set by ``set_normaliser``;
+    until then they are 0 and 1. Features computed before a change of statistics mean something else afterwards: set
+    them before anything learns, and again only together with a new ``fit`` (algorithms 4.3, contract of ``feat``).
+
+    std_floor: least std, in the state's own units, so that an entry that hardly moves in the demonstrations does not
+    jump to the clip where the agent moves it a little.
+    """
+
+    can_imagine = False
+    learns = "none"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, obs: int, *, normalise: bool = False, std_floor: float = 1e-2) -> None:
+        super().__init__()
+        self.feat, self.normalise, self.std_floor = obs, normalise, std_floor
+        self.register_buffer("mean", torch.zeros(obs))
+        self.register_buffer("std", torch.ones(obs))
+
+    def set_normaliser(self, states: Tensor) -> None:
+        """Mean and std of states (n, d); nothing happens without ``normalise``."""
+        if self.normalise:
+            self.mean.copy_(states.mean(0))
+            self.std.copy_(states.std(0, correction=0).clamp_min(self.std_floor))
+
+    def latent(self, state: Tensor) -> Latent:
+        """Raw states (..., d) -> Latent (...) with feat = (normalised) state."""
+        feat = state.to(self.mean.dtype)
+        if self.normalise:
+            feat = ((feat - self.mean) / self.std).clamp(-CLIP, CLIP)
+        return self._wrap(feat)
+
+    @staticmethod
+    def _wrap(feat: Tensor) -> Latent:
+        return Latent(feat[..., :0], feat, feat[..., :0])
+
+    def state(self, feat: Tensor) -> Tensor:
+        """Inverse of ``latent`` within the clip: feat (..., d) -> raw state (..., d)."""
+        return feat * self.std + self.mean  # 1 and 0 without ``normalise``
+
+    def observe(self, chunk: Chunk) -> Latent:
+        """States (B, T) of a chunk."""
+        return self.latent(chunk.obs)
+
+    def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
+        """Nothing is fitted by gradient steps of the agent: no terms."""
+        return Losses(), self.observe(chunk), {}
+
+    def initial(self, n: int) -> Tensor:
+        """A state needs no memory: an empty carry (n, 0)."""
+        return self.mean.new_zeros(n, 0)
+
+    def filter(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Tensor, *, sample: bool = True
+    ) -> tuple[Latent, Tensor]:
+        """One acting step: the state (n, d) as a Latent (n,); the other arguments are other models'."""
+        return self.latent(obs), carry
+
+    def step(
+        self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False, sample: bool = True
+    ) -> tuple[Latent, HeadStats | None]:
+        """Not available."""
+        raise NotImplementedError("this world model has no dynamics: choose an algorithm that does not imagine")
+
+    def terminated(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> (...) bool: nowhere, since nothing is imagined."""
+        return TERMINATIONS["none"](feat)
+
+
+class StateEnsemble(StateModel):
+    """Probabilistic MLP ensemble on states (algorithms 2.2), fitted now and then to all transitions by ``fit``.
+
+    A step draws one elite per sample. ``normalise_penalty``: HeadStats in units of the training deltas' std, so that
+    one penalty weight means the same across tasks (algorithms 2.3), else in units of feat. ``termination``: name of
+    the known rule that ends imagined episodes (``models.termination``).
+
+    Imagined features are not clipped: the ensemble clips its inputs, so its deltas are bounded and a rollout that
+    leaves the data moves on at a bounded speed instead of blowing up.
+    """
+
+    can_imagine = True
+    learns = "fit"
+
+    def __init__(
+        self,
+        obs: int,
+        action: int,
+        *,
+        hidden: int = 200,
+        layers: int = 4,
+        members: int = 7,
+        elites: int = 5,
+        l2: bool = True,
+        lr: float = 1e-3,
+        batch: int = 256,
+        max_epochs: int = 1000,
+        max_updates: int = 0,
+        patience: int = 5,
+        tolerance: float = 0.01,
+        holdout: float = 0.1,
+        normalise: bool = True,
+        std_floor: float = 1e-2,
+        normalise_penalty: bool = True,
+        termination: str = "none",
+    ) -> None:
+        """l2: MOPO's coefficients; lr to holdout: see ``FitOptions``. Raises ValueError for an unknown termination."""
+        super().__init__(obs, normalise=normalise, std_floor=std_floor)
+        if termination not in TERMINATIONS:
+            raise ValueError(f"world_model.termination: {termination!r} is none of {', '.join(TERMINATIONS)}")
+        self.ensemble = MLPEnsemble(
+            obs,
+            action,
+            hidden=hidden,
+            layers=layers,
+            members=members,
+            elites=elites,
+            l2=mopo_l2(layers) if l2 else (),
+        )
+        self.options = FitOptions(lr, batch, max_epochs, max_updates, patience, tolerance, holdout)
+        self.normalise_penalty = normalise_penalty
+        self.ends = TERMINATIONS[termination]
+
+    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor) -> dict[str, float]:
+        """Fit the ensemble to transitions (n, F), (n, A), (n, F) in units of feat (see ``MLPEnsemble.fit``)."""
+        return self.ensemble.fit(feat, action, next_feat, self.options)
+
+    def step(
+        self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False, sample: bool = True
+    ) -> tuple[Latent, HeadStats | None]:
+        """One imagined step from z (n,) with action (n, A): next Latent (n,) and, if ``stats``, HeadStats (n, N, F).
+
+        Differentiable in z and action: next = feat + delta_mean + delta_std (mu + sigma eps). Given the same random
+        state the next Latent does not depend on what else is asked for (up to rounding).
+        """
+        model, feat = self.ensemble, z.feat
+        slots = model.draw_slots(len(feat))
+        head_stats: HeadStats | None = None
+        if stats:
+            means, logvars = model(feat, action)  # (N, n, F)
+            head_stats = self._head_stats(feat, means, logvars, need_std)
+            member, row = model.drawn(slots), torch.arange(len(feat), device=feat.device)
+            mean, logvar = means[member, row], logvars[member, row]
+        else:
+            mean, logvar = model.forward_slots(feat, action, slots)
+        if sample:
+            mean = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+        return self._wrap(feat + model.to_delta(mean)), head_stats
+
+    def _head_stats(self, feat: Tensor, means: Tensor, logvars: Tensor, need_std: bool) -> HeadStats:
+        std = (0.5 * logvars).exp() if need_std else None
+        if not self.normalise_penalty:
+            means = feat + self.ensemble.to_delta(means)
+            std = std * self.ensemble.delta_std if std is not None else None
+        return HeadStats(means.transpose(0, 1), std.transpose(0, 1) if std is not None else None)
+
+    def terminated(self, feat: Tensor) -> Tensor:
+        """Does the task's rule end an episode that arrives at feat (..., F)? (...) bool."""
+        return self.ends(self.state(feat))

@@ -1,0 +1,115 @@
+"""Every row of the table of methods (algorithms 4.4) through the command: a cycle, no leak, exact resume (5.1.3,
+5.7.6).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.config import CONFIGS
+from envs import toy
+from tests.agent.runs import assert_same, lines, local, start, state, trained
+
+STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", "dac", "hyper", "hyper_pess", "cmil",
+         "cmil_resets", "hype_official", "hyper_official")  # fmt: skip
+PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
+          "bc_cnn")  # fmt: skip
+ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
+# three episodes of 30 steps, the first of which only seeds
+SMALL: dict[str, tuple[str, ...]] = {
+    "state": ("obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "data.seed_steps=30",
+              "data.reward_batch=32", "data.reward_every=30", "data.fit_every=30", "size.horizon=3"),
+    "pixels": ("obs=pixels",),
+}  # fmt: skip
+
+
+def settings(obs: str, algo: str) -> tuple[str, ...]:
+    """Arguments of a tiny run of a method."""
+    offline = algo.startswith("bc") and algo != "bc_reg"
+    if offline:
+        return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
+    more = ("steps=90", "eval.every=90")
+    fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
+    return (f"algo={algo}", *SMALL[obs], *more, *fit)
+
+
+@pytest.fixture(autouse=True)
+def _local(monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+
+
+def test_the_table_is_complete() -> None:
+    """No preset is left out: those that only change sizes or optimiser settings are built in test_presets."""
+    known = {algo for _, algo in ROWS} | {"cmil_official", "cmil_paper", "vmail_official", "expert"}
+    assert {path.stem for path in (CONFIGS / "algo").glob("*.yaml")} == known
+
+
+@pytest.mark.parametrize(("obs", "algo"), ROWS, ids=lambda value: value)
+def test_one_cycle(run_dir: Path, obs: str, algo: str) -> None:
+    """Counters, finite weights that moved, an evaluation, and nothing of the environment's reward."""
+    start(run_dir, *settings(obs, algo))
+    found, logged = state(run_dir), lines(run_dir)
+    for name, module in found["modules"].items():
+        for key, value in module.items():
+            assert np.isfinite(np.asarray(value.float())).all(), (name, key)
+    counters = found["counters"]
+    online = counters.get("env_steps", 0) > 0
+    assert online == (not algo.startswith("bc") or algo == "bc_reg")
+    assert counters["updates"] >= 6
+    if online:
+        assert counters["env_steps"] == counters["env_steps/policy"] + counters.get("env_steps/seed", 0)
+        # episodes that begin in the middle of a demonstration end earlier, so that the last one overshoots
+        assert 90 <= counters["env_steps"] < 120 and (counters["env_steps"] == 90 or "filter" in algo)
+    assert any("eval/score_mode" in line for line in logged)
+    learned = ("train/loss/", "train/reward/", "train/model/")
+    assert any(key.startswith(learned) for line in logged for key in line)
+
+
+def test_methods_differ_in_what_they_do(run_dir: Path, tmp_path: Path) -> None:
+    """HyPER fits and imagines; MM does neither; both play reward rounds."""
+    seen = {}
+    for algo in ("hyper", "mm"):
+        start(tmp_path / algo, *settings("state", algo))
+        seen[algo] = {key for line in lines(tmp_path / algo) for key in line}
+    assert {"train/model/imagined", "train/reward/gap"} <= seen["hyper"]
+    assert "train/reward/gap" in seen["mm"] and "train/model/imagined" not in seen["mm"]
+
+
+@pytest.mark.parametrize("algo", ["hyper", "hype", "airl", "cmil", "filter"])
+def test_true_rewards_never_reach_a_learner(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+) -> None:
+    """Algorithms 5.1.3: poisoned rewards of the environment, the same parameters."""
+    start(run_dir, *settings("state", algo))
+    real: Any = toy.LineEnv.step
+
+    def poisoned(self: Any, action: np.ndarray) -> Any:
+        obs, _, *rest = real(self, action)
+        return obs, float("nan"), *rest
+
+    monkeypatch.setattr(toy.LineEnv, "step", poisoned)
+    start(tmp_path / "poisoned", *settings("state", algo))
+    assert_same(run_dir, tmp_path / "poisoned")
+
+
+@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil"])
+def test_resumed_equals_uninterrupted(run_dir: Path, tmp_path: Path, algo: str) -> None:
+    """Algorithms 5.7.5, with imagined transitions, fits and reward rounds in between."""
+    start(run_dir, *settings("state", algo))
+    for steps in (30, 60, 90):
+        start(tmp_path / "pieces", *settings("state", algo), f"steps={steps}")
+    assert_same(run_dir, tmp_path / "pieces")
+
+
+def test_experts_learn_from_the_true_reward_and_nothing_else(run_dir: Path, tmp_path: Path) -> None:
+    """``reward=truth`` sees the environment's reward; without it ``demos=none`` is refused."""
+    arguments = ("algo=expert", *SMALL["state"], "steps=90", "eval.every=90")
+    start(run_dir, *arguments)
+    rewards = [line["train/reward"] for line in lines(run_dir) if "train/reward" in line]
+    assert rewards and all(0 <= r <= 1 for r in rewards), "LineEnv's reward is a share of good steps"
+    assert not trained(run_dir)["modules"].get("reward")
+    start(tmp_path / "none", "algo=hype", "demos=none", *SMALL["state"], expect=1)

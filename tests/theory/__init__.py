@@ -1,0 +1,1 @@
+"""Theory the methods rest on, checked on tabular processes."""
