@@ -70,10 +70,18 @@ POLICIES: dict[str, Callable[[Config, int, int], Any]] = {
 }
 
 
-def _pick(table: dict[str, Any], kind: str, part: str) -> Any:
+def _make(table: dict[str, Any], config: Config, part: str, *shapes: Any) -> Any:
+    """The object that ``config[part]`` describes. Raises ConfigError for a kind or an option that there is not."""
+    kind = config[part]["kind"]
     if kind not in table:
         raise ConfigError(f"{part}.kind: {kind!r} is none of {', '.join(table)}")
-    return table[kind]
+    try:
+        return table[kind](config[part], *shapes)
+    except TypeError as error:  # an option of another kind: a preset that is not meant for this observation
+        cause = str(error).split(" got ")[-1]
+        raise ConfigError(
+            f"algo={config['algo']['name']} obs={config['obs']['name']}: {part} {kind!r}: {cause}"
+        ) from error
 
 
 def build_agent(config: Config, action: int, device: torch.device, obs: tuple[int, ...] = (64, 64, 3)) -> Agent:
@@ -83,9 +91,9 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     kind = config["world_model"]["kind"]
     if (kind in ("state", "mlp")) != (len(obs) == 1):
         raise ConfigError(f"world_model={kind} does not take observations of shape {obs}: choose it by obs=")
-    world = _pick(WORLD_MODELS, kind, "world_model")(config["world_model"], action, obs).to(device)
-    reward = _pick(REWARDS, config["reward"]["kind"], "reward")(config["reward"], world.feat, action)
-    policy = _pick(POLICIES, config["policy"]["kind"], "policy")(config["policy"], world.feat, action).to(device)
+    world = _make(WORLD_MODELS, config, "world_model", action, obs).to(device)
+    reward = _make(REWARDS, config, "reward", world.feat, action)
+    policy = _make(POLICIES, config, "policy", world.feat, action).to(device)
     if policy.wants == "rollout" and not world.can_imagine:
         raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
     if policy.wants != "pairs" and reward is None:
@@ -105,7 +113,7 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     return Agent(
         world,
         reward.to(device) if reward is not None else None,
-        _pick(STARTS, config["starts"]["kind"], "starts")(config["starts"]),
+        _make(STARTS, config, "starts"),
         make_penalty(config["penalty"]["name"], config["penalty"]["alpha"]),
         policy,
         config["optim"],

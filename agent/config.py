@@ -112,7 +112,7 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             raise ConfigError(f"{o!r}: arguments have the form key=value")
         key, value = o.split("=", 1)
         if key in GROUPS and value != "auto":
-            choices = sorted(p.stem for p in (CONFIGS / key).glob("*.yaml"))
+            choices = sorted(p.stem for p in (CONFIGS / key).glob("[!_]*.yaml"))
             if value not in choices:
                 raise ConfigError(
                     f"{key}={value}: no such {key}{_nearest(value, choices)} (known: {', '.join(choices)})"
@@ -133,7 +133,7 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
                 ):
                     known = [k for k in _keys(plain) if not k.startswith("size.")]
                     raise ConfigError(f"unknown key {key!r}{_nearest(key, known)}")
-            config = compose("train", given)
+            config = compose("train", given) if len(groups) < len(given) else plain
         resolved, defaults = (OmegaConf.to_container(c, resolve=True, throw_on_missing=True) for c in (config, plain))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error

@@ -32,6 +32,11 @@ SUCCESS = {
     "for the rest of the episode; success: all of the sub-tasks are done",
     "line": "score: share of the steps that end within 0.1 of the goal; success: the last one does",
     "count": "score: share of the steps with the right action; success: all of them",
+    **dict.fromkeys(
+        ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),
+        "score: undiscounted return of the environment; success: the time limit is reached without a fall",
+    ),
+    **dict.fromkeys(("antmaze-umaze", "antmaze-medium", "antmaze-large"), "the goal is reached"),
 }
 Interval = tuple[float, float, float]
 

@@ -57,7 +57,7 @@ def run(overrides: list[str]) -> int:
     """Compose, build, train; raises the errors that ``main`` turns into one line."""
     import torch
 
-    from agent.build import build_agent, pick_device
+    from agent.build import ConfigError, build_agent, pick_device
     from agent.config import load_config, set_threads
     from demos import dataset
 
@@ -67,6 +67,8 @@ def run(overrides: list[str]) -> int:
     folder = Path(config["run"] or Path("runs") / name)
     demos: list[Episode] = []
     if config["demos"] != "none":
+        if config["reward"]["kind"] == "truth":
+            raise ConfigError("reward=truth learns from the environment alone: demos=none")
         source = dataset.shipped(task["name"]) if config["demos"] == "shipped" else Path(config["demos"])
         demos = dataset.load(source, task=task["name"], limit=config["n_demos"], obs_keys=(obs["key"],))
     set_threads(config["threads"])

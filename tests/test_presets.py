@@ -16,32 +16,47 @@ from torch import nn
 from agent.agent import Agent, UpdateOptions
 from agent.build import ConfigError, build_agent, pick_bf16
 from agent.config import CONFIGS, load_config
-from agent.optim import Optimiser
+from agent.memory import TransitionMemory
+from agent.optim import OAdam, Optimiser
 from agent.penalties import Penalty
 from agent.policy.backprop import BackpropPolicy
 from agent.policy.bc import BCPolicy
+from agent.policy.sac import SACPolicy
+from agent.policy.td3_bc import TD3BCPolicy
+from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.ipm import IPMReward
 from agent.starts import MixtureStarts, ReplayStarts
-from models.actor_critic import Actor, Critics
+from models.actor_critic import Actor, Critics, DeterministicActor, SquashedActor
+from models.mlp_ensemble import FitOptions, MLPEnsemble
 from models.nets import MLP, Decoder, Encoder, StackedMLP
-from models.reward_net import RewardNet
+from models.reward_net import CostNet, RewardNet, RunningMoments
 from models.rssm import RSSM
+from models.state_model import StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
 
 ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
-ACTIONS = 9  # the Kitchen's
+STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_official"}
+PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
+CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
+CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
+SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
+    "pixels": ("kitchen", (64, 64, 3), 9),
+    "state": ("hopper", (11,), 3),
+}
 
 
 @functools.cache
-def preset(algo: str, size: str) -> dict[str, Any]:
-    return load_config([f"algo={algo}", f"size={size}", "device=cpu"])[0]
+def preset(algo: str, size: str, obs: str = "pixels", *more: str) -> dict[str, Any]:
+    return load_config([f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more])[0]
 
 
-def build(algo: str, size: str) -> Agent:
+def build(algo: str, size: str, obs: str = "pixels") -> Agent:
     torch.manual_seed(0)
-    return build_agent(preset(algo, size), ACTIONS, torch.device("cpu"))
+    _, shape, actions = SPACES[obs]
+    return build_agent(preset(algo, size, obs), actions, torch.device("cpu"), shape)
 
 
 def widths(net: nn.Module) -> list[tuple[int, int]]:
@@ -52,14 +67,16 @@ def widths(net: nn.Module) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_every_preset_can_be_built_at_every_size(algo: str, size: str) -> None:
-    agent, config = build(algo, size), preset(algo, size)
-    assert (config["algo"]["name"], config["size"]["name"]) == (algo, size)
+@pytest.mark.parametrize(("obs", "algo"), CASES)
+def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str) -> None:
+    agent, config = build(algo, size, obs), preset(algo, size, obs)
+    assert (config["algo"]["name"], config["size"]["name"], config["obs"]["name"]) == (algo, size, obs)
+    assert (agent.reward is None) == (config["reward"]["kind"] == "none")
     for name, optimiser in agent.optimisers.items():
         group = optimiser.adam.param_groups[0]
         asked = config["optim"][name]
         assert group["lr"] == asked["lr"] and group["eps"] == asked["eps"] and optimiser.clip == asked["clip"]
+        assert isinstance(optimiser.adam, OAdam) == (asked.get("kind") == "oadam")
         assert group["lr"] * group["weight_decay"] == pytest.approx(asked["wd"])
     assert (
         agent.options.bf16 == pick_bf16(config["data"]["bf16"], torch.device("cpu"))
@@ -67,8 +84,17 @@ def test_every_preset_can_be_built_at_every_size(algo: str, size: str) -> None:
     )
     assert agent.options.joint_batch == config["data"]["joint_batch"]
     assert agent.options.horizon == config["policy"].get("horizon", 0)
+    assert agent.options.real_fraction == config["data"]["real_fraction"]
     if agent.world.can_imagine:
         assert agent.penalty.alpha == config["penalty"]["alpha"]
+    remembers = agent.world.learns == "fit" and agent.policy.wants == "transitions"
+    assert (agent.memory.capacity if agent.memory is not None else 0) == remembers * config["data"]["memory"]
+
+
+@pytest.mark.parametrize(("obs", "algo"), [("pixels", "airl"), ("pixels", "expert"), ("state", "bc_cnn")])
+def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None:
+    with pytest.raises(ConfigError, match="real transitions only|does not take observations"):
+        build(algo, "debug", obs)
 
 
 def test_networks_of_the_official_preset() -> None:
@@ -110,8 +136,10 @@ def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: s
 
 BUILT = (
     *(Agent, UpdateOptions, Penalty, Optimiser, ReplayStarts, MixtureStarts),
-    *(BCEReward, RewardNet, BackpropPolicy, BCPolicy, Actor, Critics),
+    *(BCEReward, IPMReward, AIRLReward, RewardNet, CostNet, RunningMoments),
+    *(BackpropPolicy, BCPolicy, SACPolicy, TD3BCPolicy, Actor, SquashedActor, DeterministicActor, Critics),
     *(PixelWorldModel, FrameStack, RSSM, Encoder, Decoder, MLP, StackedMLP),
+    *(StateModel, StateEnsemble, MLPEnsemble, FitOptions, TransitionMemory, OAdam),
 )
 
 
@@ -148,11 +176,26 @@ def test_no_option_is_accepted_and_then_ignored(cls: type) -> None:
 
 def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
     """Defaults in code that no file shows could not be found in a run's config.yaml."""
-    parts = [(PixelWorldModel, "world_model"), (BCEReward, "reward"), (BackpropPolicy, "policy")]
-    for cls, part in parts:
-        node = preset("cmil", "debug")[part]
-        options = {n for n, p in inspect.signature(cls).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        assert options - set(node) <= {"action", "behaviour_hidden"}, part
+    cmil, frames = preset("cmil", "small"), preset("bc_cnn", "small")
+    hype, hyper = preset("hype", "small", "state"), preset("hyper", "small", "state")
+    td3 = preset("hype", "small", "state", "policy=td3_bc")
+    parts: list[tuple[type, dict[str, Any]]] = [
+        *((PixelWorldModel, cmil["world_model"]), (FrameStack, frames["world_model"])),
+        *((StateModel, hype["world_model"]), (StateEnsemble, hyper["world_model"])),
+        *((BCEReward, preset(algo, "small", obs)["reward"]) for obs, algo in (("pixels", "cmil"), ("state", "gail"))),
+        *(
+            (BCEReward, preset("dac", "small", "state")["reward"]),
+            (AIRLReward, preset("airl", "small", "state")["reward"]),
+        ),
+        *((IPMReward, preset("hype", "small", obs)["reward"]) for obs in ("pixels", "state")),
+        *((BackpropPolicy, cmil["policy"]), (BCPolicy, frames["policy"])),
+        *((SACPolicy, hype["policy"]), (TD3BCPolicy, td3["policy"])),
+        *((ReplayStarts, hype["starts"]), (MixtureStarts, hyper["starts"])),
+    ]
+    for cls, node in parts:
+        positional = {"self", "obs", "feat", "action"}
+        options = set(inspect.signature(cls).parameters) - positional
+        assert options - set(node) <= {"behaviour_hidden"}, cls.__name__
 
 
 def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

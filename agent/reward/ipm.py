@@ -51,9 +51,10 @@ class IPMReward(nn.Module):
     ) -> None:
         """standardise: rewards get running mean 0 and std 1 over both kinds of pairs, cut at +-standard_clip.
         input_standardise: the same for every input, uncut; for features that drift. stats_rate: weight of the newest
-        batch in these statistics. anchor: subtract the running mean of the policy's rewards less one standard deviation, so
-        that what ends an episode (reward 0 ever after) is worse than going on as the policy does: without it the offset
-        of f decides between clinging to life and suicide (algorithms 1.4, 3.5). clip: soft bound of f, 0: none. Raises ValueError on bad options.
+        batch in these statistics. anchor: subtract the running mean of the policy's rewards less one standard
+        deviation, so that what ends an episode (reward 0 ever after) is worse than going on as the policy does:
+        without it the offset of f decides between clinging to life and suicide (algorithms 1.4, 3.5). clip: soft bound
+        of f, 0: none. Raises ValueError on bad options.
         """
         super().__init__()
         if reduce not in REDUCE:
@@ -80,6 +81,7 @@ class IPMReward(nn.Module):
         return r - (self.policy_moments.mean - self.policy_moments.var.sqrt()).squeeze(0)
 
     def _scaled(self, r: Tensor) -> Tensor:
+        """Standardised where asked for: (...) -> (...)."""
         if self.reward_moments is None:
             return r
         return self.reward_moments(r[..., None])[..., 0].clamp(-self.standard_clip, self.standard_clip)

@@ -19,9 +19,10 @@ from agent.policy.base import PolicyBatch
 from agent.policy.bc import BCPolicy
 from agent.starts import MixtureStarts, ReplayStarts
 from models.latent import Latent, Losses
+from models.state_model import StateModel
 from models.world_model import Chunk, FrameStack
 from tests.agent.learner import OPTIM, make_agent
-from tests.models.tiny import ACTION, DETER, STOCH, equal_latents, make_chunk
+from tests.models.tiny import ACTION, DETER, STOCH, equal_latents, make_chunk, numbers
 
 GROUPS = ("world", "reward", "actor", "critics")
 
@@ -355,7 +356,7 @@ def test_discriminator_and_policy_share_one_noisy_input(noisy: bool, chunks: tup
     update(agent, chunks)
     rollout, reward = batches[0].rollout, batches[0].reward
     assert rollout is not None and reward is not None
-    of_policy, expert, trained = inputs[0], inputs[1], inputs[2]
+    of_policy, _, expert, trained = inputs[:4]  # the second are the data critic's pairs
     clean = torch.cat([rollout.feat[:-1], rollout.action], -1)
     assert of_policy.shape == clean.shape == (4, 10, STOCH + DETER + ACTION)
     if noisy:
@@ -483,6 +484,23 @@ def test_averaged_weights_act(chunks: tuple[Chunk, Chunk]) -> None:
     slow_modules, agent.slow = agent.slow, None
     assert np.array_equal(agent.act(*inputs, carry, mode=True)[0], averaged)
     assert slow_modules is not None and make_agent().slow is None
+
+
+def test_statistics_are_copied_and_not_averaged() -> None:
+    """Features between two scales would mean something that neither policy was trained on."""
+    torch.manual_seed(0)
+    world, policy = StateModel(3, normalise=True), BCPolicy(3, ACTION, hidden=8, layers=1, min_std=0.1)
+    options = UpdateOptions(0, False, False, ema=0.9)
+    agent = Agent(world, None, ReplayStarts(), make_penalty("none", 0.0), policy, {"actor": OPTIM}, options)
+    assert agent.slow is not None
+    world.set_normaliser(5 + 3 * numbers(50, 3))
+    agent.average(100)
+    for name, buffer in world.named_buffers():
+        assert torch.equal(agent.slow["world"].get_buffer(name), buffer), name
+    obs = numbers(2, 3, seed=1).numpy()
+    acted, _ = agent.act(obs, np.zeros((2, ACTION), np.float32), np.ones(2, bool), world.initial(2), mode=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(acted, policy.actor(world.latent(torch.from_numpy(obs)).feat).mode(), rtol=1e-5)
 
 
 def test_averaging_does_not_change_what_is_learned(chunks: tuple[Chunk, Chunk]) -> None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXEL
 SMALL: dict[str, tuple[str, ...]] = {
     "state": ("obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "data.seed_steps=30",
               "data.reward_batch=32", "data.reward_every=30", "data.fit_every=30", "size.horizon=3"),
-    "pixels": ("obs=pixels",),
+    "pixels": ("obs=pixels", "size.pretrain=2", "size.clone=2", "data.updates_per_step=0.07"),
 }  # fmt: skip
 
 
@@ -35,6 +37,19 @@ def settings(obs: str, algo: str) -> tuple[str, ...]:
     more = ("steps=90", "eval.every=90")
     fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
     return (f"algo={algo}", *SMALL[obs], *more, *fit)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """(observations, method) -> the uninterrupted tiny run, made once."""
+
+    @functools.cache
+    def made(obs: str, algo: str) -> Path:
+        run = tmp_path_factory.mktemp(f"{obs}-{algo}") / "run"
+        start(run, *settings(obs, algo))
+        return run
+
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +64,9 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("obs", "algo"), ROWS, ids=lambda value: value)
-def test_one_cycle(run_dir: Path, obs: str, algo: str) -> None:
+def test_one_cycle(whole: Callable[[str, str], Path], obs: str, algo: str) -> None:
     """Counters, finite weights that moved, an evaluation, and nothing of the environment's reward."""
-    start(run_dir, *settings(obs, algo))
-    found, logged = state(run_dir), lines(run_dir)
+    found, logged = state(whole(obs, algo)), lines(whole(obs, algo))
     for name, module in found["modules"].items():
         for key, value in module.items():
             assert np.isfinite(np.asarray(value.float())).all(), (name, key)
@@ -69,22 +83,19 @@ def test_one_cycle(run_dir: Path, obs: str, algo: str) -> None:
     assert any(key.startswith(learned) for line in logged for key in line)
 
 
-def test_methods_differ_in_what_they_do(run_dir: Path, tmp_path: Path) -> None:
+def test_methods_differ_in_what_they_do(whole: Callable[[str, str], Path]) -> None:
     """HyPER fits and imagines; MM does neither; both play reward rounds."""
-    seen = {}
-    for algo in ("hyper", "mm"):
-        start(tmp_path / algo, *settings("state", algo))
-        seen[algo] = {key for line in lines(tmp_path / algo) for key in line}
+    seen = {algo: {key for line in lines(whole("state", algo)) for key in line} for algo in ("hyper", "mm")}
     assert {"train/model/imagined", "train/reward/gap"} <= seen["hyper"]
     assert "train/reward/gap" in seen["mm"] and "train/model/imagined" not in seen["mm"]
 
 
 @pytest.mark.parametrize("algo", ["hyper", "hype", "airl", "cmil", "filter"])
 def test_true_rewards_never_reach_a_learner(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
+    whole: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
 ) -> None:
     """Algorithms 5.1.3: poisoned rewards of the environment, the same parameters."""
-    start(run_dir, *settings("state", algo))
+    clean = whole("state", algo)
     real: Any = toy.LineEnv.step
 
     def poisoned(self: Any, action: np.ndarray) -> Any:
@@ -93,16 +104,15 @@ def test_true_rewards_never_reach_a_learner(
 
     monkeypatch.setattr(toy.LineEnv, "step", poisoned)
     start(tmp_path / "poisoned", *settings("state", algo))
-    assert_same(run_dir, tmp_path / "poisoned")
+    assert_same(clean, tmp_path / "poisoned")
 
 
 @pytest.mark.parametrize("algo", ["hyper", "hype", "cmil"])
-def test_resumed_equals_uninterrupted(run_dir: Path, tmp_path: Path, algo: str) -> None:
+def test_resumed_equals_uninterrupted(whole: Callable[[str, str], Path], tmp_path: Path, algo: str) -> None:
     """Algorithms 5.7.5, with imagined transitions, fits and reward rounds in between."""
-    start(run_dir, *settings("state", algo))
     for steps in (30, 60, 90):
         start(tmp_path / "pieces", *settings("state", algo), f"steps={steps}")
-    assert_same(run_dir, tmp_path / "pieces")
+    assert_same(whole("state", algo), tmp_path / "pieces")
 
 
 def test_experts_learn_from_the_true_reward_and_nothing_else(run_dir: Path, tmp_path: Path) -> None:

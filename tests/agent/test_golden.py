@@ -17,14 +17,14 @@ from tests.agent.learner import make_agent
 from tests.models.tiny import make_chunk
 
 GOLDEN = {
-    "grad/actor": 0.91132,
-    "grad/critics": 0.619967,
+    "grad/actor": 0.911152,
+    "grad/critics": 0.619773,
     "grad/reward": 0.331745,
     "grad/world": 3401.37,
     "loss/actor_bc": 2.91413,
-    "loss/actor_rl": -0.463153,
-    "loss/critics_data": 0.141149,
-    "loss/critics_model": 0.0130984,
+    "loss/actor_rl": -0.464199,
+    "loss/critics_data": 0.14078,
+    "loss/critics_model": 0.0132069,
     "loss/reward_bce": 1.38395,
     "loss/world_behaviour": 1.09503,
     "loss/world_image": 1726.66,

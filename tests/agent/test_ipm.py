@@ -27,6 +27,7 @@ IPM: dict[str, Any] = {
     "standard_clip": 5.0,
     "input_standardise": False,
     "stats_rate": 0.02,
+    "anchor": False,
 }
 
 
@@ -169,6 +170,23 @@ def test_standardised_reward_is_cut() -> None:
     assert reward.reward(torch.tensor([[-50.0], [2.0], [50.0]])).tolist() == [3.0, -2.0, -3.0], "no data: as it is"
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("bias", [-30.0, 0.0, 30.0])
+def test_anchor_makes_going_on_worth_more_than_ending(bias: float, standardise: bool) -> None:
+    """Whatever the offset of f: the policy's rewards have a mean of one standard deviation above 0."""
+    expert, policy = numbers(40, 2) + 1, numbers(60, 2, seed=1)
+    counts = (torch.arange(60) % 3 > 0).float()
+    found = {}
+    for anchor in (False, True):
+        options = {"anchor": anchor, "standardise": standardise, "standard_clip": 20.0}
+        reward = cost(make(2, 0, layers=0, **options), [0.3, -0.8], bias=bias)
+        reward.loss(expert, policy, torch.ones(40), counts)
+        found[anchor] = reward.reward(policy)[counts > 0]
+    assert found[True].mean().item() == pytest.approx(found[True].std(correction=0).item(), abs=1e-4)
+    shift = found[True] - found[False]
+    torch.testing.assert_close(shift, shift[:1].expand(40), atol=1e-4, rtol=0, msg="a shift, no change of scale")
+
+
 def test_standardised_inputs_hide_the_scale_of_features() -> None:
     expert, policy = numbers(40, 5) + 1, numbers(60, 5, seed=1)
     scale, shift = torch.tensor([0.2, 5.0, 1.0, 30.0, 2.0]), torch.tensor([0.0, 3.0, -9.0, 1.0, 2.0])
@@ -230,7 +248,7 @@ def test_penalty_skips_interpolates_with_pairs_that_do_not_count() -> None:
 
 def test_without_one_kind_of_pairs_nothing_moves() -> None:
     """As at the start of training, when replay holds demonstrations only."""
-    reward = make(standardise=True, input_standardise=True)
+    reward = make(standardise=True, input_standardise=True, anchor=True)
     expert, policy = numbers(6, 5), numbers(8, 5, seed=1)
     before = {name: value.clone() for name, value in reward.named_buffers()}
     losses, _ = reward.loss(expert, policy, torch.ones(6), torch.zeros(8))

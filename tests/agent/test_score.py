@@ -17,7 +17,7 @@ def trace(score: float, done: list[float], steps: int = 5) -> Trace:
         action=[np.zeros(1, np.float32)] * (steps + 1),
         score=score,
         success=all(done),
-        reward=2 * score,
+        rewards=[0.0, 0.5 * score, 1.5 * score],
         tasks_done=np.array(done, np.float32),
     )
 

@@ -19,7 +19,7 @@ from agent.agent import Agent
 from agent.batch import to_device
 from agent.collect import run_episodes
 from agent.data import Replay
-from agent.trainer import Trainer
+from agent.trainer import Trainer, scheduled
 from demos import dataset
 from envs import vector
 from envs.episode import to_pairs
@@ -278,6 +278,13 @@ def test_training_and_monitoring_use_other_seeds(run_dir: Path, monkeypatch: pyt
     watched = {seed for seed in seen if seed >= monitor.EVAL_SEEDS}
     assert watched == {monitor.EVAL_SEEDS + 1_000_000 + i for i in range(3)}
     assert len(set(seen) - watched) == 4, "every training episode has its own seed"
+
+
+def test_a_schedule_is_a_number_or_linear_between_its_knots() -> None:
+    assert scheduled(None, 5) is None and scheduled(0.3, 1e9) == 0.3 and scheduled(0, 7) == 0
+    knots = [[100, 0.5], [200, 0.1], [1000, 0.0]]
+    found = [scheduled(knots, at) for at in (0, 100, 150, 200, 600, 1000, 10**9)]
+    assert found == pytest.approx([0.5, 0.5, 0.3, 0.1, 0.05, 0.0, 0.0])
 
 
 # ---------------------------------------------------------------------- alignment
