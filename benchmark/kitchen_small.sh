@@ -8,7 +8,7 @@ evaluate() { python -m agent.evaluate run="$1" episodes=50 seed=1000; }
 
 for seed in 0 1; do train seed=$seed eval.every=2800 run="$out/cmil-s$seed" & done
 wait
-# CMIL's pre-training is bc_rssm's training: 3900 updates take the 15.5 processor minutes that CMIL takes in all
-for seed in 0 1; do train algo=bc_rssm seed=$seed steps=3900 eval.every=100000 run="$out/bc_rssm-s$seed" & done
+# CMIL's pre-training is bc_rssm's training: 4000 updates take the processor minutes that CMIL takes in all
+for seed in 0 1; do train algo=bc_rssm seed=$seed steps=4000 eval.every=100000 run="$out/bc_rssm-s$seed" & done
 wait
 for run in cmil-s0 cmil-s1 bc_rssm-s0 bc_rssm-s1; do evaluate "$out/$run"; done

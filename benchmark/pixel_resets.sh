@@ -7,8 +7,9 @@ seeds=("${@:2}")
 train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 "$@"; }
 
 for seed in "${seeds[@]:-0}"; do
+  train seed="$seed" steps=0 run="$out/pre-s$seed" # pre-training alone
   for algo in cmil cmil_resets hyper hyper_pess; do
-    train algo=$algo seed="$seed" eval.every=2800 run="$out/$algo-s$seed"
+    train algo=$algo seed="$seed" eval.every=2800 init="$out/pre-s$seed" data.stages=[] run="$out/$algo-s$seed"
     python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000
   done
 done
