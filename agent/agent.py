@@ -215,14 +215,13 @@ class Agent(nn.Module):
             learner = x.flatten(0, 1), rollout.alive[:-1].flatten()
         elif reward_net.policy_data == "replay":
             real = transitions(own, chunk)
-            weight = real.weight * (~chunk.expert).float().repeat_interleave(chunk.action.shape[1] - 1)
-            learner = reward_net.inputs(real.feat, real.action, noisy=True), weight
+            learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
         else:  # "fresh": `agent.upkeep` plays the reward's rounds
             return losses, metrics | self._diagnostics(rollout, clone, learned)
         reward_loss, found = reward_net.loss(x_expert, learner[0], clone.weight, learner[1])
         return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, clone, learned)
 
-    def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None) -> Tensor:
+    def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None, *, noisy: bool = False) -> Tensor:
         """What the reward learner wants to know of transitions (n,): (n, X)."""
         more: dict[str, Tensor | None] = {}
         if self.reward.needs_next:
@@ -231,7 +230,7 @@ class Agent(nn.Module):
             more = {"next_feat": pairs.next_feat, "done": pairs.done, "log_pi": log_pi}
         if self.reward.needs_truth:
             more = {"truth": truth}
-        return self.reward.inputs(pairs.feat.detach(), pairs.action, noisy=False, **more)
+        return self.reward.inputs(pairs.feat.detach(), pairs.action, noisy=noisy, **more)
 
     def _transition_losses(
         self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, expert_chunk: Chunk, index: int
@@ -241,10 +240,8 @@ class Agent(nn.Module):
         losses, metrics = {}, {}
         if self.reward.policy_data == "replay":
             expert = transitions(demo, expert_chunk)
-            weight = real.weight * (~chunk.expert).float().repeat_interleave(chunk.action.shape[1] - 1)
-            losses["reward"], metrics = self.reward.loss(
-                self.reward_inputs(expert), self.reward_inputs(real), expert.weight, weight
-            )
+            x = (self.reward_inputs(pairs, noisy=True) for pairs in (expert, real))
+            losses["reward"], metrics = self.reward.loss(*x, expert.weight, real.weight * _own_pairs(chunk))
         pairs, u = real, torch.zeros_like(real.done)
         if self.memory is not None and self.memory.filled > 0:
             pairs, u = self.memory.mixed(real, self.options.real_fraction)
@@ -295,3 +292,8 @@ class Agent(nn.Module):
         """Inverse of ``learner_state``."""
         for name, o in self.optimisers.items():
             o.adam.load_state_dict(state[name])
+
+
+def _own_pairs(chunk: Chunk) -> Tensor:
+    """(B * (T-1),): 1 for the agent's own pairs, 0 for those of demonstrations in the same batch."""
+    return (~chunk.expert).float().repeat_interleave(chunk.action.shape[1] - 1)

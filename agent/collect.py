@@ -83,6 +83,28 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Row(NamedTuple):
+    """One row of an episode that is played: ``action`` led to ``obs`` (None in row 0)."""
+
+    action: np.ndarray | None
+    obs: np.ndarray
+    info: dict[str, Any]
+    terminated: bool
+
+
+def play(agent: Agent, env: Any, seed: int, *, mode: bool) -> Iterator[Row]:
+    """The rows of one episode in an environment of this process, for those who look at the simulator between them."""
+    obs, info = env.reset(seed=seed)
+    action, first = np.zeros((1, *env.action_space.shape), np.float32), np.ones(1, bool)
+    carry, over = agent.world.initial(1), False
+    yield Row(None, obs, info, False)
+    while not over:
+        action, carry = agent.act(obs[None], action, first, carry, mode=mode)
+        obs, _, terminated, truncated, info = env.step(action[0])
+        first, over = np.zeros(1, bool), bool(terminated or truncated)
+        yield Row(action[0], obs, info, bool(terminated))
+
+
 def run_episodes(
     agent: Agent,
     envs: VectorEnv,

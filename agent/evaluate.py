@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from demos import cli
+from agent.finished import command, open_run, restore
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -56,23 +56,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate one run. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
-    from agent.build import ConfigError
-    from agent.checkpoint import CheckpointError
-    from envs.errors import EnvError
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
-        print(USAGE)
-        return 0
-    try:
-        evaluate(cli.parse(arguments, Options))
-    except (cli.UsageError, ConfigError, CheckpointError, EnvError, OSError) as error:
-        print(f"agent.evaluate: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("agent.evaluate: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return command("agent.evaluate", USAGE, evaluate, Options, argv)
 
 
 def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
@@ -84,13 +68,10 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     """
     import torch
 
-    from agent import checkpoint
     from agent.build import ConfigError, pick_device
-    from agent.checkpoint import CheckpointError
-    from agent.config import read_config, set_threads
+    from agent.config import set_threads
     from agent.monitor import EVAL_SEEDS
     from agent.train import versions
-    from agent.trainer import fingerprint
     from envs.vector import VectorEnv
 
     stream = stream or sys.stdout
@@ -98,12 +79,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         raise ConfigError(f"mode={options.mode}: expected one of {', '.join(KINDS)}")
     if options.episodes < 1 or options.seed < 0 or options.envs < 0:
         raise ConfigError("episodes must be at least 1, seed and envs at least 0")
-    if not options.run.is_dir():
-        raise ConfigError(f"{options.run}: no such run folder")
-    config = read_config(options.run / "config.yaml")
-    state = checkpoint.load(options.run / "checkpoint", fingerprint(config))
-    if state is None:
-        raise CheckpointError(f"{options.run}: holds no checkpoint yet")
+    config, state = open_run(options.run)
     _refuse_monitoring_seeds(options, config["eval"])
     set_threads(config["threads"])
     device = pick_device(options.device)
@@ -112,8 +88,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     seeds = list(range(first, first + options.episodes))
     started = time.monotonic()
     with VectorEnv(task["name"], obs["name"], _processes(options), options=task["options"]) as envs:
-        spaces = envs.action_space.shape[0], envs.observation_space.shape
-        agent = restore(options.run, config, spaces, device, state["modules"])
+        agent = restore(options.run, config, state, envs, device)
         progress = _Progress(len(KINDS[options.mode]) * _rounds(options.episodes, len(envs)) * envs.horizon, stream)
         results: dict[str, dict[str, Any]] = {}
         ends: tuple[Trace, Trace] | None = None
@@ -162,22 +137,6 @@ def _refuse_monitoring_seeds(options: Options, monitoring: dict[str, Any]) -> No
             f"seed={options.seed} episodes={options.episodes} would use seeds {low}..{high} again, on which the run "
             "was watched while it trained: choose others"
         )
-
-
-def restore(
-    run: Path, config: dict[str, Any], spaces: tuple[int, tuple[int, ...]], device: Any, modules: dict[str, Any]
-) -> Agent:
-    """The agent of a run with the checkpoint's weights. Raises ConfigError when they do not belong together."""
-    from agent.build import ConfigError, build_agent
-
-    try:
-        agent = build_agent(config, spaces[0], device, spaces[1])
-        for name, module in modules.items():
-            getattr(agent, name).load_state_dict(module)
-    except (KeyError, TypeError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{run}: was made by another version of this project ({cause})") from error
-    return agent.eval()
 
 
 def _episodes(

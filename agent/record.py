@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from demos import cli, dataset
+from agent.finished import command, open_run, restore
+from demos import dataset
 from demos.errors import DemoError
 from envs.episode import Episode, EpisodeBuilder
 
@@ -36,21 +37,8 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Record one run's policy. Returns the exit code: 0 done, 1 a problem that is told in one line."""
-    from agent.build import ConfigError
-    from agent.checkpoint import CheckpointError
-    from envs.errors import EnvError
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
-        print(USAGE)
-        return 0
-    try:
-        record(cli.parse(arguments, Options))
-    except (cli.UsageError, ConfigError, CheckpointError, EnvError, DemoError, OSError) as error:
-        print(f"agent.record: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Record one run's policy. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    return command("agent.record", USAGE, record, Options, argv)
 
 
 def record(options: Options) -> list[Path]:
@@ -62,25 +50,15 @@ def record(options: Options) -> list[Path]:
     """
     import torch
 
-    from agent import checkpoint
     from agent.build import ConfigError, pick_device
-    from agent.checkpoint import CheckpointError
-    from agent.config import read_config
-    from agent.evaluate import restore
-    from agent.trainer import fingerprint
     from envs.make import make
 
     if options.episodes < 1:
         raise ConfigError("episodes must be at least 1")
-    config = read_config(options.run / "config.yaml")
-    state = checkpoint.load(options.run / "checkpoint", fingerprint(config))
-    if state is None:
-        raise CheckpointError(f"{options.run}: holds no checkpoint yet")
+    config, state = open_run(options.run)
     task, obs = config["task"], config["obs"]
     env = make(task["name"], obs["name"], **task["options"])
-    assert env.action_space.shape is not None and env.observation_space.shape is not None
-    spaces = env.action_space.shape[0], env.observation_space.shape
-    agent = restore(options.run, config, spaces, pick_device(options.device), state["modules"])
+    agent = restore(options.run, config, state, env, pick_device(options.device))
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     written: list[Path] = []
@@ -106,26 +84,18 @@ def record(options: Options) -> list[Path]:
 
 def _episode(agent: Any, env: Any, key: str, seed: int, *, mode: bool) -> Episode:
     """One episode of the policy with its observations, simulator states and score."""
+    from agent.collect import play
+
     sim = env.unwrapped
-    obs, info = env.reset(seed=seed)
-    action = np.zeros(env.action_space.shape, np.float32)
-    carry, first, over = agent.world.initial(1), True, False
-    meta = {"task": sim.task, "seed": seed, "source": "agent.record", "subtasks": list(sim.subtasks)}
-    builder = EpisodeBuilder(meta)
-    builder.start(_row(key, obs, info), sim.get_state())
-    while not over:
-        chosen, carry = agent.act(obs[None], action[None], np.array([first]), carry, mode=mode)
-        action, first = chosen[0], False
-        obs, _, terminated, truncated, info = env.step(action)
-        over = terminated or truncated
-        builder.add(action, _row(key, obs, info), terminated=terminated, sim_state=sim.get_state())
-    builder.meta |= {"score": float(info["score"]), "success": bool(info["success"])}
+    builder = EpisodeBuilder({"task": sim.task, "seed": seed, "source": "agent.record", "subtasks": list(sim.subtasks)})
+    for row in play(agent, env, seed, mode=mode):
+        seen = {"state": np.asarray(row.info["state"], np.float32)} | {key: row.obs}
+        if row.action is None:
+            builder.start(seen, sim.get_state())
+        else:
+            builder.add(row.action, seen, terminated=row.terminated, sim_state=sim.get_state())
+        builder.meta |= {"score": float(row.info["score"]), "success": bool(row.info["success"])}
     return builder.finish()
-
-
-def _row(key: str, obs: np.ndarray, info: dict[str, Any]) -> dict[str, np.ndarray]:
-    state = {"state": np.asarray(info["state"], np.float32)}
-    return state | {key: obs}
 
 
 if __name__ == "__main__":

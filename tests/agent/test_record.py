@@ -103,7 +103,7 @@ def test_episodes_below_the_score_are_not_kept(
 
 def test_mistakes_are_named_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = f"out={tmp_path / 'out'}"
-    assert "not a readable run configuration" in refused(capsys, f"run={tmp_path / 'no'}", out)
+    assert refused(capsys, f"run={tmp_path / 'no'}", out) == f"{tmp_path / 'no'}: no such run folder"
     assert refused(capsys, f"run={run}", out, "episodes=0") == "episodes must be at least 1"
     assert "unknown key 'episode'" in refused(capsys, f"run={run}", out, "episode=1")
     assert "out=... is missing" in refused(capsys, f"run={run}")

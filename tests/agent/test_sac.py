@@ -15,10 +15,10 @@ from agent.policy.base import ClonePairs, PolicyBatch, TransitionBatch
 from agent.policy.sac import SACPolicy
 from models.dists import SquashedNormal
 from models.latent import Transitions
+from tests.agent.batches import CLONE, PAIRS, REWARD, A, F, N
 from tests.agent.learner import LinearCritics
 from tests.models.tiny import numbers
 
-F, A, N = 3, 2, 4
 SAC: dict[str, Any] = {
     "hidden": 16,
     "layers": 1,
@@ -38,15 +38,6 @@ SAC: dict[str, Any] = {
     "max_log_std": 2.0,
     "explore_noise": 0.0,
 }
-PAIRS = Transitions(
-    numbers(N, F),
-    numbers(N, A, seed=1).tanh(),
-    numbers(N, F, seed=2),
-    torch.tensor([0.0, 1.0, 0.0, 0.0]),
-    torch.tensor([1.0, 1.0, 1.0, 0.0]),
-)
-REWARD = numbers(N, seed=3)
-CLONE = ClonePairs(numbers(N, F, seed=4), numbers(N, A, seed=5).tanh(), torch.tensor([1.0, 1.0, 0.0, 1.0]))
 
 
 def make_sac(feat: int = F, action: int = A, seed: int = 0, **options: Any) -> SACPolicy:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from agent.optim import Optimiser
-from agent.policy.base import ClonePairs, PolicyBatch, TransitionBatch
+from agent.policy.base import PolicyBatch, TransitionBatch
 from agent.policy.td3_bc import TD3BCPolicy
 from models.dists import PointMass
 from models.latent import Transitions
+from tests.agent.batches import CLONE, PAIRS, REWARD, A, F, N
 from tests.agent.learner import LinearCritics
 from tests.models.tiny import numbers
 
-F, A, N = 3, 2, 4
 TD3: dict[str, Any] = {
     "hidden": 16,
     "layers": 1,
@@ -33,15 +33,6 @@ TD3: dict[str, Any] = {
     "reward_scale": 1.0,
     "explore_noise": 0.1,
 }
-PAIRS = Transitions(
-    numbers(N, F),
-    numbers(N, A, seed=1).tanh(),
-    numbers(N, F, seed=2),
-    torch.tensor([0.0, 1.0, 0.0, 0.0]),
-    torch.tensor([1.0, 1.0, 1.0, 0.0]),
-)
-REWARD = numbers(N, seed=3)
-CLONE = ClonePairs(numbers(N, F, seed=4), numbers(N, A, seed=5).tanh(), torch.tensor([1.0, 1.0, 0.0, 1.0]))
 CHOSEN, AHEAD = torch.tensor([0.3, -0.8]), torch.tensor([0.9, -0.1])
 
 

@@ -1,0 +1,76 @@
+"""What the commands on a run that has been trained share: their frame, opening the run, its agent.
+
+Environment processes import the modules of commands, so torch stays inside functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from demos import cli
+
+if TYPE_CHECKING:
+    from agent.agent import Agent
+
+Options = TypeVar("Options")
+
+
+def command(
+    program: str, usage: str, body: Callable[[Options], Any], options: type[Options], argv: Sequence[str] | None
+) -> int:
+    """Parse, do ``body``; the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    from agent.build import ConfigError
+    from agent.checkpoint import CheckpointError
+    from demos.errors import DemoError
+    from envs.errors import EnvError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(arguments):
+        print(usage)
+        return 0
+    try:
+        body(cli.parse(arguments, options))
+    except (cli.UsageError, ConfigError, CheckpointError, EnvError, DemoError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def open_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's configuration and its newest checkpoint. Raises ConfigError, CheckpointError when there is none."""
+    from agent import checkpoint
+    from agent.build import ConfigError
+    from agent.checkpoint import CheckpointError
+    from agent.config import read_config
+    from agent.trainer import fingerprint
+
+    if not run.is_dir():
+        raise ConfigError(f"{run}: no such run folder")
+    config = read_config(run / "config.yaml")
+    state = checkpoint.load(run / "checkpoint", fingerprint(config))
+    if state is None:
+        raise CheckpointError(f"{run}: holds no checkpoint yet")
+    return config, state
+
+
+def restore(run: Path, config: dict[str, Any], state: dict[str, Any], env: Any, device: Any) -> Agent:
+    """The agent of a run with the checkpoint's weights, for environments with the spaces of ``env`` (or of a vector).
+
+    Raises ConfigError when they do not belong together.
+    """
+    from agent.build import ConfigError, build_agent
+
+    try:
+        agent = build_agent(config, env.action_space.shape[0], device, env.observation_space.shape)
+        for name, module in state["modules"].items():
+            getattr(agent, name).load_state_dict(module)
+    except (KeyError, TypeError, RuntimeError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{run}: was made by another version of this project ({cause})") from error
+    return agent.eval()
