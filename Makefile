@@ -69,7 +69,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
 	  >> $(VENV)/constraints.txt
-	$(PIP) install -c $(VENV)/constraints.txt -e '.[dev]'
+	$(PIP) install -c $(VENV)/constraints.txt -e '.[dev,dmc]'
 	@$(BIN)/python -c 'import gymnasium, mujoco, torch; \
 	  print(f"ready: torch {torch.__version__}, mujoco {mujoco.__version__}, CUDA {torch.cuda.is_available()}")'
 	@touch $@

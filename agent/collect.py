@@ -39,6 +39,7 @@ class Trace:
     rewards: list[float] = field(default_factory=lambda: [0.0])  # the environment's; only ``reward=truth`` keeps them
     limit: int | None = None  # steps at most; None: until the environment ends it
     tasks_done: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    measures: dict[str, float] = field(default_factory=dict)  # what else the task tells of the episode
 
     @property
     def steps(self) -> int:
@@ -68,6 +69,7 @@ class Trace:
     def _see(self, info: dict[str, Any]) -> None:
         self.score, self.success = float(info["score"]), bool(info["success"])
         self.tasks_done = np.asarray(info["tasks_done"], np.float32)
+        self.measures = dict(info.get("measures", {}))
 
 
 @contextmanager

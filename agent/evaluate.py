@@ -36,7 +36,10 @@ SUCCESS = {
         ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),
         "score: undiscounted return of the environment; success: the time limit is reached without a fall",
     ),
+    "baoding": "no ball falls, and both are within 2 cm of their targets in at least 90 % of the steps from the 10th "
+    "on; score: the share of these steps; error: a ball's mean distance to its target (cm); kept: steps without a fall",
     **dict.fromkeys(("antmaze-umaze", "antmaze-medium", "antmaze-large"), "the goal is reached"),
+    "dmc": "score: undiscounted return of the environment, at most 1000; there is no threshold of success",
 }
 Interval = tuple[float, float, float]
 
@@ -103,7 +106,8 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         "config": "-".join(config[k]["name"] for k in ("task", "obs", "algo", "size")) + f"-seed{config['seed']}",
         "checkpoint": {"step": state["step"], "updates": int(state["counters"]["updates"])},
         "subtasks": list(subtasks),
-        "success_definition": SUCCESS.get(task["name"], "as the environment reports it: all sub-tasks done"),
+        "success_definition": SUCCESS.get(task["name"])
+        or SUCCESS.get(task["name"].split("-")[0], "as the environment reports it: all sub-tasks done"),
         "episodes": options.episodes,
         "seeds": {"seed": options.seed, "first": seeds[0], "last": seeds[-1]},
         "envs": count,
@@ -170,6 +174,7 @@ def _summary(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any]
             "steps": t.steps,
             "return": t.reward,
             "done": [name for name, done in zip(subtasks, t.tasks_done, strict=True) if done],
+            "measures": t.measures,
         }
         for t in traces
     ]
@@ -216,10 +221,13 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
     for task in subtasks:
         row(task, [r["tasks"][task] for r in results.values()])
     table.add_section()
-    row(f"tasks solved of {len(subtasks)}", [r["tasks_solved"] for r in results.values()])
-    row("all tasks solved", [r["success"] for r in results.values()])
-    if any(r["score"] != r["tasks_solved"] for r in results.values()):
+    if subtasks:
+        row(f"tasks solved of {len(subtasks)}", [r["tasks_solved"] for r in results.values()])
+        row("all tasks solved", [r["success"] for r in results.values()])
+    if not subtasks or any(r["score"] != r["tasks_solved"] for r in results.values()):
         row("score", [r["score"] for r in results.values()])
+    for name in next(iter(results.values()))["measures"]:
+        row(name, [r["measures"][name] for r in results.values()])
     console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(report["success_definition"])

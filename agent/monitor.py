@@ -53,6 +53,8 @@ def _flat(summary: dict[str, Any], name: str) -> dict[str, float]:
         out[f"eval/{key}_{name}"], out[f"eval/{key}_{name}_low"], out[f"eval/{key}_{name}_high"] = summary[key]
     for task, (rate, _, _) in summary["tasks"].items():
         out[f"eval/{task.replace(' ', '_')}_{name}"] = rate
+    for measure, (mean, _, _) in summary["measures"].items():
+        out[f"eval/{measure}_{name}"] = mean
     return out
 
 

@@ -34,7 +34,9 @@ def rate_interval(successes: int, n: int) -> tuple[float, float, float]:
 
 
 def summarise(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any]:
-    """score: tasks solved (mean), success: all of them (rate), one rate per subtask; each as [value, low, high]."""
+    """score: tasks solved (mean), success: all of them (rate), one rate per subtask, the mean of each of the task's own
+    measures; each as [value, low, high].
+    """
     n = len(traces)
     out: dict[str, Any] = {
         "episodes": n,
@@ -43,6 +45,7 @@ def summarise(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any
         "length": float(np.mean([t.steps for t in traces])),
         "return": float(np.mean([t.reward for t in traces])),
         "tasks": {},
+        "measures": {name: mean_interval([t.measures[name] for t in traces]) for name in traces[0].measures},
     }
     for i, name in enumerate(subtasks):
         out["tasks"][name] = rate_interval(int(sum(t.tasks_done[i] for t in traces)), n)

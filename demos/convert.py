@@ -1,6 +1,6 @@
 """Turn demonstrations of another format into the project's own, checked on the way.
 
-usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [episodes=N] [force=false]
+usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [episodes=N] [redraw=false] [force=false]
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from pathlib import Path
 from demos import cli, dataset, formats
 from demos.errors import DemoError
 from demos.formats import own
+from demos.redraw import redrawn
 from envs.episode import Episode
 from envs.errors import nearest
 
-USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [episodes=N] [force=false]
+USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [episodes=N] [redraw=false] [force=false]
 
 format    the format of the source files: {formats}
 src       folder of files of that format, one file, or the folder of a Minari dataset
 out       folder for the converted files (made if missing), one per episode, under the source's name
 task      refuse demonstrations of another task
 episodes  convert the first N only
+redraw    true draws the pictures anew, as the task's environment does, from what the files tell of the positions
 force     true overwrites files that are already there"""
 
 
@@ -35,6 +37,7 @@ class Options:
     out: Path
     task: str | None = None
     episodes: int | None = None
+    redraw: bool = False
     force: bool = False
 
 
@@ -61,6 +64,8 @@ def _convert(options: Options) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+    if options.redraw:
+        found = [(source, redrawn(source, episode)) for source, episode in found]
     for (source, episode), target in zip(found, targets, strict=True):
         dataset.save(target, _named(episode, source))
         _prove(target, episode)

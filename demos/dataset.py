@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ def load(
     task: str | None = None,
     limit: int | None = None,
     obs_keys: Sequence[str] | None = ("image",),
+    rewards: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Episode]:
     """Load the demonstrations of a folder (or one file), sorted by file name, checked and stripped of rewards.
 
@@ -37,15 +40,21 @@ def load(
         task: refuse demonstrations of another task.
         limit: use the first `limit` episodes only (all of them when there are fewer); files behind them stay unread.
         obs_keys: the observations to keep, each of which every episode must have; None keeps what there is.
+        rewards: leave the recorded rewards in (row 0 has none), which every row must have then: for methods that are
+            told rewards, and for looking at learned ones beside them. Never for imitation.
+        options: of the task, that the demonstrations shall fit: meta["options"] tells those that an array depends on.
 
     Returns:
-        Episodes with every reward NaN (algorithms 1.5) and `obs` of exactly `obs_keys`.
+        Episodes with every reward NaN (algorithms 1.5) unless asked for, and `obs` of exactly `obs_keys`.
 
     Raises:
         DemoError: anything wrong with the path or a file, including episodes that differ in task, action size or
-            observation size.
+            observation size, or that were made with other options.
     """
-    return [episode for _, episode in load_named(path, task=task, limit=limit, obs_keys=obs_keys)]
+    found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards)
+    for file, episode in found:
+        _fits(file, episode, options or {})
+    return [episode for _, episode in found]
 
 
 def load_named(
@@ -54,12 +63,13 @@ def load_named(
     task: str | None = None,
     limit: int | None = None,
     obs_keys: Sequence[str] | None = ("image",),
+    rewards: bool = False,
 ) -> list[tuple[Path, Episode]]:
     """As `load`, with the file that each episode came from."""
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
     found: list[tuple[Path, Episode]] = []
-    for file, episode in itertools.islice(_episodes(files(path)), limit):
+    for file, episode in itertools.islice(_episodes(files(path), rewards), limit):
         if task is not None and episode.meta.get("task") != task:
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
         found.append((file, _keep(file, episode, obs_keys)))
@@ -76,13 +86,13 @@ def read(path: str | Path) -> list[Episode]:
     return [episode for _, episode in _episodes([Path(path)])]
 
 
-def _episodes(paths: Iterable[Path]) -> Iterator[tuple[Path, Episode]]:
+def _episodes(paths: Iterable[Path], rewards: bool = False) -> Iterator[tuple[Path, Episode]]:
     """The checked episodes of one file after the other, each file opened only when its first episode is asked for."""
     for path in paths:
         decoded = formats.sniff(path).read(path)
         for number, episode in enumerate(decoded):
             try:
-                checked = check(path, episode)
+                checked = check(path, episode, rewards=rewards)
             except DemoError as error:
                 if len(decoded) == 1:
                     raise
@@ -90,8 +100,9 @@ def _episodes(paths: Iterable[Path]) -> Iterator[tuple[Path, Episode]]:
             yield path, checked
 
 
-def check(path: str | Path, episode: Episode) -> Episode:
-    """The episode with rewards NaN and actions clipped to [-1, 1] (from at most 1e-6 outside), proven valid.
+def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episode:
+    """The episode with rewards NaN (with ``rewards``: all there, but that of row 0) and actions clipped to [-1, 1]
+    (from at most 1e-6 outside), proven valid.
 
     Raises:
         DemoError: the episode breaks its contract (see `envs.episode.Episode.validate`).
@@ -102,7 +113,9 @@ def check(path: str | Path, episode: Episode) -> Episode:
         # The comparison allows for the half unit in the last place that float32 itself adds to 1e-6.
         if (np.abs(action - clipped) <= ACTION_TOLERANCE + np.finfo(np.float32).eps).all():
             action = clipped
-    reward = np.full(episode.reward.shape, np.nan, np.float32)
+    if rewards and not np.isfinite(episode.reward[1:]).all():
+        raise DemoError(path, "reward", "is not told, or not finite, in some row; this use needs the recorded rewards")
+    reward = episode.reward if rewards else np.full(episode.reward.shape, np.nan, np.float32)
     episode = dataclasses.replace(episode, action=action, reward=reward)
     try:
         episode.validate()
@@ -218,6 +231,15 @@ def _keep(path: Path, episode: Episode, obs_keys: Sequence[str] | None) -> Episo
         if key not in episode.obs:
             raise DemoError(path, key, f"no such observation; the file has {', '.join(sorted(episode.obs))}")
     return dataclasses.replace(episode, obs={key: episode.obs[key] for key in obs_keys})
+
+
+def _fits(path: Path, episode: Episode, options: Mapping[str, Any]) -> None:
+    """Refuse an episode whose actions or observations mean something else under the task's options."""
+    for key in ("action", *episode.obs):
+        for option, value in episode.meta.get("options", {}).get(key, {}).items():
+            if option in options and options[option] != value:
+                reason = f"was made with {option}={value}, this run has {option}={options[option]}"
+                raise DemoError(path, key, f"{reason}: set task.options.{option}={value}")
 
 
 def _agree(found: Sequence[tuple[Path, Episode]]) -> None:

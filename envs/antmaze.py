@@ -67,6 +67,10 @@ class AntMazeEnv(MujocoEnvironment):
         """Return the goal's x and y, (2,) float64, in metres."""
         return self._goal.copy()
 
+    def place_of(self, cell: tuple[int, int]) -> np.ndarray:
+        """Return x and y, (2,) float64, in metres, of the centre of a cell (row, column)."""
+        return self._sim.maze.cell_rowcol_to_xy(np.array(cell))
+
     def _reset_sim(self) -> np.ndarray:
         self._sim.ant_env.np_random = self.np_random
         cells = {"goal_cell": self.goal_cell, "reset_cell": self.start_cell}

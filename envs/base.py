@@ -12,12 +12,13 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     """A gymnasium environment with a name, a horizon, a state that can be saved and restored, and pictures.
 
     `reset` and `step` always give an info with "state" (d,) float32, "tasks_done" (len(subtasks),) float32 of 0 or 1,
-    latched in an episode, "score" float, and "success" bool (all subtasks done). reset(options={"sim_state": state})
+    latched in an episode, "score" float, and "success" bool (all subtasks done); "measures" (name -> float, of the
+    episode so far) where a task has more to tell in evaluations. reset(options={"sim_state": state})
     continues from a saved state. `truncated` is true from step `horizon` on. The reward serves evaluation only.
 
     Attributes:
         task: the name that envs.make.make knows.
-        subtasks: what "tasks_done" counts, in its order.
+        subtasks: what "tasks_done" counts, in its order; empty where only the score counts, and "success" is false.
         horizon: environment steps an episode.
         full_score: the score of an expert, so that a score can be shown as a share of it.
     """

@@ -14,6 +14,7 @@ import numpy as np
 from envs.base import Environment
 from envs.errors import EnvError, nearest
 from envs.kitchen_scene import kitchen_frames
+from envs.wrappers import check_tremble, trembled
 
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     # the import prints a notice about other environments' rewards
@@ -43,8 +44,9 @@ class KitchenEnv(Environment):
     object positions 21, velocities 20), with the package's noise and without goals.
 
     Simulator state: MuJoCo's (98), the joint reading that limits the next command (9), steps (1), objects done (7).
-    The noise is drawn from the environment's generator, and the robot's part of it moves the arm: a continuation from a
-    state is exact with both noise ratios at 0, and otherwise only if the generator is in the same condition too.
+    The noise is drawn from the environment's generator, and the robot's part of it moves the arm, as the trembling hand
+    does: a continuation from a state is exact with both noise ratios and tremble at 0, and otherwise only if the
+    generator is in the same condition too.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12.5}
@@ -59,6 +61,7 @@ class KitchenEnv(Environment):
         subtasks: Sequence[str] = DEFAULT_SUBTASKS,
         robot_noise_ratio: float = 0.01,
         object_noise_ratio: float = 0.0005,
+        tremble: float = 0.0,
     ) -> None:
         """Build the simulation (about a second).
 
@@ -67,6 +70,7 @@ class KitchenEnv(Environment):
             render: "fast" or "faithful" pictures.
             subtasks: names out of OBJECTS, at least one, each once; their order is that of tasks_done.
             robot_noise_ratio, object_noise_ratio: scale of the uniform sensor noise, 0 or more; default as the package.
+            tremble: probability per step that a uniform action is executed instead.
 
         Raises:
             EnvError: a bad option.
@@ -98,9 +102,11 @@ class KitchenEnv(Environment):
         self._physics_size = mujoco.mj_stateSize(self._sim.model, _STATE_BITS)
         self._done = np.zeros(len(OBJECTS), np.bool_)
         self._wanted = np.array([OBJECTS.index(name) for name in names])
+        self._tremble = check_tremble("kitchen", tremble)
         self._steps = 0
         self._vector = np.zeros(59, np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (9,), np.float32)
+        self._box = gymnasium.spaces.Box(-1.0, 1.0, (9,), np.float32)
+        self.action_space = self._box
         self.observation_space = (
             gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
             if self._pixels
@@ -139,8 +145,11 @@ class KitchenEnv(Environment):
         values = np.asarray(action, np.float64)
         if values.shape != (9,) or not np.isfinite(values).all():
             raise EnvError(f"kitchen: an action is a finite array of shape (9,), got {action!r}")
+        # from the stream of the noise: another one with the same seed would give the same numbers
+        generator = self._robot.np_random
+        executed = trembled(np.clip(values, -1.0, 1.0), self._tremble, self._box, generator)
         before = int(self._done[self._wanted].sum())
-        observation, _, _, _, _ = self._sim.step(values)
+        observation, _, _, _, _ = self._sim.step(executed)
         self._steps += 1
         self._vector = observation["observation"].astype(np.float32)
         self._latch()

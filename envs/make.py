@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -24,12 +25,14 @@ class _Entry:
     module: str
     name: str
     mujoco: bool
+    bound: tuple[str, ...] = ()  # the class's first arguments, where one class serves many tasks
 
 
 _TASKS: dict[str, _Entry] = {
     "count": _Entry("envs.toy", "CountEnv", False),
     "line": _Entry("envs.toy", "LineEnv", False),
     "kitchen": _Entry("envs.kitchen", "KitchenEnv", True),
+    "baoding": _Entry("envs.baoding", "BaodingEnv", True),
     "hopper": _Entry("envs.locomotion", "HopperEnv", True),
     "halfcheetah": _Entry("envs.locomotion", "HalfCheetahEnv", True),
     "walker2d": _Entry("envs.locomotion", "Walker2dEnv", True),
@@ -42,11 +45,23 @@ _TASKS: dict[str, _Entry] = {
     "hammer": _Entry("envs.adroit", "HammerEnv", True),
     "pen": _Entry("envs.adroit", "PenEnv", True),
     "relocate": _Entry("envs.adroit", "RelocateEnv", True),
+    **{
+        task: _Entry("envs.dmc", "DmcEnv", True, (task,))
+        for task in (
+            "dmc-cartpole-swingup",
+            "dmc-cheetah-run",
+            "dmc-finger-spin",
+            "dmc-hopper-hop",
+            "dmc-hopper-stand",
+            "dmc-reacher-easy",
+            "dmc-walker-walk",
+        )
+    },
 }
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names that `make` accepts, sorted."""
+    """Return the names of the tasks that have a file in configs/task, sorted; `make` takes any dmc-DOMAIN-TASK."""
     return tuple(sorted(_TASKS))
 
 
@@ -61,7 +76,7 @@ def make(task: str, obs: str, *, render: str = "fast", **options: Any) -> Enviro
     """Make an environment.
 
     Args:
-        task: one of task_names().
+        task: one of task_names(), or dmc-DOMAIN-TASK for any other task of the dm-control suite.
         obs: "pixels" (64, 64, 3) uint8, or "state" (d,) float32.
         render: "fast" or "faithful" pictures (see envs.rendering).
         options: the task's own options (see task_options), such as subtasks of the kitchen.
@@ -99,11 +114,13 @@ def _class_of(task: str) -> Callable[..., Environment]:
         found: Callable[..., Environment] = getattr(importlib.import_module(entry.module), entry.name)
     except (ImportError, RuntimeError) as error:
         raise EnvError(f"the suite of task {task!r} cannot be imported: {error}") from error
-    return found
+    return functools.partial(found, *entry.bound) if entry.bound else found
 
 
 def _find(task: str) -> _Entry:
     """Return the entry of a task, or raise EnvError with the nearest name."""
+    if task not in _TASKS and task.startswith("dmc-"):
+        return _Entry("envs.dmc", "DmcEnv", True, (task,))
     if task not in _TASKS:
         raise EnvError(f"unknown task {task!r}{nearest(task, _TASKS)}")
     return _TASKS[task]

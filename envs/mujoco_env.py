@@ -33,10 +33,13 @@ class MujocoEnvironment(Environment):
     physics step late (Adroit: positions of bodies and sites) is up to date in the first observation.
 
     Attributes:
-        camera: the model's own camera that draws the pictures.
+        camera: the model's own camera that draws the pictures, by name or number.
+        mended: whether the model is one of gymnasium's, which needs what envs.mujoco_scene mends: contacts as in the
+            published data, and floors drawn far enough.
     """
 
-    camera: str
+    camera: str | int
+    mended = True
 
     def __init__(
         self,
@@ -71,7 +74,8 @@ class MujocoEnvironment(Environment):
         self._sim = sim
         self._tremble = check_tremble(self.task, tremble)
         self._scene, self._memory = tuple(scene), tuple(memory)
-        published_contacts(self.model)
+        if self.mended:
+            published_contacts(self.model)
         self._physics_size = mujoco.mj_stateSize(self.model, _STATE_BITS)
         self._steps = 0
         self._return = 0.0
@@ -186,8 +190,14 @@ class MujocoEnvironment(Environment):
     def _frames_of(self, size: int) -> SceneFrames:
         """Return the renderer for pictures of this size, made at the first call."""
         if size not in self._frames:
-            self._frames[size] = SceneFrames(self.model, self.camera, size=size, style=self.render_style)
+            self._frames[size] = SceneFrames(
+                self._drawn(), self.camera, size=size, style=self.render_style, mended=self.mended
+            )
         return self._frames[size]
+
+    def _drawn(self) -> mujoco.MjModel:
+        """Return the model that is drawn; a subclass may give a lighter one with the same bodies, joints and sites."""
+        return self.model
 
     def _observe(self) -> np.ndarray:
         """Return the picture or the vector, as chosen."""

@@ -19,15 +19,25 @@ _TWO_BALLS = """<mujoco><worldbody><geom size="1" margin="1"/><body pos="0 0 3.5
 class SceneFrames(FrameRenderer):
     """Frames through one of the model's own cameras, of scenes whose fixed parts may move between episodes."""
 
-    def __init__(self, model: mujoco.MjModel, camera: str, *, size: int, style: str) -> None:
-        """Prepare drawing through `camera`, a camera's name, on a floor without an end in reach; see FrameRenderer."""
-        super().__init__(_with_wide_floors(model), Camera(1.0, (0.0, 0.0, 0.0), 0.0, 0.0), size=size, style=style)
+    def __init__(self, model: mujoco.MjModel, camera: str | int, *, size: int, style: str, mended: bool = True) -> None:
+        """Prepare drawing through `camera`, a camera's name or number; see FrameRenderer.
+
+        mended: on a floor without an end in reach, and without tendons; otherwise the model as it is.
+        """
+        super().__init__(
+            _with_wide_floors(model) if mended else model,
+            Camera(1.0, (0.0, 0.0, 0.0), 0.0, 0.0),
+            size=size,
+            style=style,
+            adjust=None if mended else mujoco.mj_tendon,
+        )
+        self._moving = ("body_pos", "body_quat", "site_pos") + (() if mended else ("geom_pos", "light_pos"))
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(camera).id
 
     def draw(self, model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
         """Draw joint positions (nq,) in the scene as `model` has it now; return (size, size, 3) uint8."""
-        for name in ("body_pos", "body_quat", "site_pos"):
+        for name in self._moving:
             getattr(self._model, name)[:] = getattr(model, name)
         return self.frame(qpos)
 

@@ -43,10 +43,16 @@ def humanoid(state: Tensor) -> Tensor:
     return ~((height > 1.0) & (height < 2.0))
 
 
+def baoding(state: Tensor) -> Tensor:
+    """(..., 40 or 41) -> (...): a ball below 0.06 m; entries 26 and 32 are the balls' heights."""
+    return (state[..., 26] < 0.06) | (state[..., 32] < 0.06)
+
+
 TERMINATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": never,
     "hopper": hopper,
     "walker2d": walker2d,
     "ant": ant,
     "humanoid": humanoid,
+    "baoding": baoding,
 }

@@ -3,7 +3,9 @@
 Both follow the storage convention (algorithms 1.2): action[t] led to row t and action[0] is zero. What differs from
 it is mended here. Kitchen: ``reward`` (number of finished sub-tasks in each row) never becomes a reward; the rows at
 which it rises go to meta, for people to read. Shadow Hand: 128x128 frames, float64 numbers, no flags; the separate
-object arrays repeat the last frame in every row, so the state is ``obs``.
+object arrays repeat the last frame in every row, so the state is ``obs``. Its velocities are in the wrong places (see
+envs.baoding), and three of the six are nowhere: it cannot be turned into the proper layout, and ``meta["options"]``
+says which options of the task it needs.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ SUFFIX = ".npz"
 
 TASK_BY_ACTION_SIZE = {9: "kitchen", 24: "baoding"}
 KITCHEN_SUBTASKS = ("microwave", "kettle", "light switch", "slide cabinet")
+# the task's options that give the arrays the meaning they have in the published Shadow Hand files
+HAND_OPTIONS = {"action": {"actions": "recorded", "direction": "ccw"}, "state": {"layout": "recorded"}}
 SIZE = 64
 
 _FLAGS = ("is_first", "is_last", "is_terminal")
@@ -57,8 +61,10 @@ def read(path: Path) -> list[Episode]:
         meta["subtasks"] = list(KITCHEN_SUBTASKS)
         if "reward" in data:
             meta["subtask_rows"] = _rises(data["reward"])
-    elif "obs" in data:
-        obs["state"] = _number(path, "obs", data["obs"])
+    else:
+        meta["options"] = HAND_OPTIONS
+        if "obs" in data:
+            obs["state"] = _number(path, "obs", data["obs"])
     flags = {key: _flag(path, key, data[key]) for key in _FLAGS if key in data}
     if not flags:
         flags = _time_out_flags(rows)

@@ -5,7 +5,7 @@ key                    shape                 content
 =====================  ====================  ============================================================
 observations           (rows, d)             obs[t]
 actions                (rows, A)             the action taken in obs[t]: it leads to obs[t+1]
-rewards                (rows,)               only what people want to know of them is kept, in meta
+rewards                (rows,)               that of the action of the row
 terminals, timeouts    (rows,) 0 or 1        the action of this row ended the episode, truly or by the clock
 next_observations      (rows, d), optional   obs[t+1]
 infos/qpos, infos/qvel (rows, .), optional   simulator state at obs[t]; Adroit: and what differs in the scene
@@ -75,7 +75,7 @@ def can_read(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Episode]:
-    """Decode all episodes of one file; obs is "state", every reward NaN.
+    """Decode all episodes of one file; obs is "state", rewards as they are.
 
     Raises:
         DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, no transition, unknown task,
@@ -133,7 +133,8 @@ def _arrays(path: Path, file: h5py.File, task: str, columns: int) -> dict[str, n
 
 def _episode(part: dict[str, np.ndarray], meta: dict[str, Any]) -> Episode | None:
     """One episode from its rows of every array (see the top of the file); None if no step is left of it."""
-    state, action, sim_state, task = part["observations"], part["actions"], None, meta["task"]
+    state, action, reward = (part[key] for key in ("observations", "actions", "rewards"))
+    sim_state, task = None, meta["task"]
     terminal, timeout = bool(part["terminals"][-1]), bool(part["timeouts"][-1])
     meta["ends_by"] = "termination" if terminal else "time limit" if timeout else "end of file"
     meta |= transitions.reported(task, part["rewards"], part.get("infos/success"))
@@ -149,11 +150,11 @@ def _episode(part: dict[str, np.ndarray], meta: dict[str, Any]) -> Episode | Non
     elif len(state) == 1:
         return None
     else:
-        action = action[:-1]
+        action, reward = action[:-1], reward[:-1]
         if terminal:
             terminal = False
             meta["notes"].append(_NO_TERMINATION)
-    return transitions.episode(state, action, terminal=terminal, sim_state=sim_state, meta=meta)
+    return transitions.episode(state, action, reward, terminal=terminal, sim_state=sim_state, meta=meta)
 
 
 def _check_lengths(path: Path, data: dict[str, np.ndarray]) -> None:

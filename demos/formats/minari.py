@@ -8,7 +8,7 @@ key                         shape        content
 ==========================  ===========  =================================================================
 observations                (T+1, d)     obs[0] after reset; AntMaze: a group, see below
 actions                     (T, A)       actions[t] leads from obs[t] to obs[t+1]
-rewards                     (T,)         only what people want to know of them is kept, in meta
+rewards                     (T,)         rewards[t] is that of actions[t]
 terminations, truncations   (T,) 0 or 1  true in the last entry only
 infos/qpos, infos/qvel      (T+1, .)     optional: simulator state at obs[t]; Adroit: and what differs in the scene
 infos/success               (.,)         optional: Adroit's measure of success
@@ -49,7 +49,7 @@ def can_read(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Episode]:
-    """Decode all episodes of one main_data.hdf5 by number; obs is "state", every reward NaN.
+    """Decode all episodes of one main_data.hdf5 by number; obs is "state", rewards as they are.
 
     Raises:
         DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, an episode without transitions
@@ -99,7 +99,7 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
     told = {**meta, "episode": int(name.partition("_")[2]), "notes": notes, **d4rl.reference(task)}
     told |= transitions.reported(task, rewards, success)
     told["ends_by"] = "termination" if terminal else "time limit" if truncated else "end of recording"
-    return transitions.episode(state, action, terminal=terminal, sim_state=sim_state, meta=told)
+    return transitions.episode(state, action, rewards, terminal=terminal, sim_state=sim_state, meta=told)
 
 
 def _state(path: Path, group: h5py.Group, task: str) -> tuple[np.ndarray, list[str]]:

@@ -123,13 +123,21 @@ def reported(task: str, rewards: np.ndarray, success: np.ndarray | None) -> dict
 
 
 def episode(
-    state: np.ndarray, action: np.ndarray, *, terminal: bool, sim_state: np.ndarray | None, meta: dict[str, Any]
+    state: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    *,
+    terminal: bool,
+    sim_state: np.ndarray | None,
+    meta: dict[str, Any],
 ) -> Episode:
-    """An episode in storage convention; rewards are NaN.
+    """An episode in storage convention, with the rewards that the file holds: `demos.dataset` lets nobody see them
+    who does not ask.
 
     Args:
         state: (n+1, d) float32; state[t+1] is what action[t] led to.
         action: (n, A) float32.
+        reward: (n,) of any float type; reward[t] is that of action[t].
         terminal: the final row is a true termination.
         sim_state: (n+1, S) float64 or None.
         meta: JSON-able facts, among them the task. ``sim_state`` (what the simulator state consists of: unlike the
@@ -145,7 +153,7 @@ def episode(
         is_first=index == 0,
         is_last=index == rows - 1,
         is_terminal=(index == rows - 1) & terminal,
-        reward=np.full(rows, np.nan, np.float32),
+        reward=np.concatenate([[np.nan], reward]).astype(np.float32),
         sim_state=None if sim_state is None else sim_state.copy(),
         meta=meta | ({} if sim_state is None else {"sim_state": "+".join(sim_parts(meta["task"]))}),
     )

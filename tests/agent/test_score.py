@@ -65,3 +65,11 @@ def test_summary_counts_tasks_and_successes() -> None:
     assert found["length"] == pytest.approx(4.5)
     assert found["success"] == rate_interval(1, 4)
     assert found["tasks"] == {"kettle": rate_interval(1, 4), "microwave": rate_interval(3, 4)}
+
+
+def test_a_task_s_own_measures_are_averaged() -> None:
+    traces = [trace(1.0, [1.0]), trace(0.0, [0.0])]
+    assert summarise(traces, ["turn"])["measures"] == {}
+    for one, error in zip(traces, (0.5, 1.5), strict=True):
+        one.measures = {"error": error}
+    assert summarise(traces, ["turn"])["measures"] == {"error": mean_interval([0.5, 1.5])}

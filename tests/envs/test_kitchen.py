@@ -192,6 +192,21 @@ def test_bad_actions_and_states_are_refused(exact: Any) -> None:
         exact.unwrapped.set_state(np.zeros(60))
 
 
+def test_the_hand_trembles_with_its_own_numbers_and_only_if_asked() -> None:
+    """At 1 nothing of the asked action is left, the seed decides, and the start's noise is what it is without."""
+    calm, trembling = (make("kitchen", "state", tremble=tremble) for tremble in (0.0, 1.0))
+    ends = []
+    for seed, sign in ((3, 1.0), (3, -1.0), (4, 1.0)):
+        assert np.array_equal(trembling.reset(seed=seed)[0], calm.reset(seed=seed)[0])
+        ends.append(np.stack([trembling.step(np.full(9, sign))[0] for _ in range(5)]))
+    assert np.array_equal(ends[0], ends[1]) and not np.array_equal(ends[0], ends[2])
+    calm.reset(seed=3)
+    followed = np.stack([calm.step(np.ones(9))[0] for _ in range(5)])
+    assert np.abs(followed - ends[0])[-1, :9].max() > 0.1  # rad
+    with pytest.raises(EnvError, match="kitchen: tremble must be a probability"):
+        make("kitchen", "state", tremble=1.5)
+
+
 @pytest.mark.parametrize(
     ("joint", "move", "pixels"),
     [(7, 0.04, 4), (0, 0.3, 100), (22, -0.75, 100), (23, 0.15, 60), (19, 0.37, 100), (18, -0.05, 60), (17, -0.69, 4)],

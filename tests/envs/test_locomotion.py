@@ -21,7 +21,7 @@ from tests.envs import recorded
 
 SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "ant": (27, 8), "humanoid": (45, 17)}
 FULL = {"ant": {"contact_forces": True}, "humanoid": {"full": True}}
-TERMINATIONS = {"none", "hopper", "walker2d", "ant", "humanoid"}
+TERMINATIONS = {"none", "hopper", "walker2d", "ant", "humanoid", "baoding"}
 
 
 @pytest.fixture

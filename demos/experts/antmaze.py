@@ -1,0 +1,185 @@
+"""Expert of the AntMaze, recorded: ``python -m demos.experts.antmaze out=DIR episodes=10 seed=0``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demos import cli
+from demos.dataset import DemoError, save
+from demos.experts.ant import FALLEN, STEP, Gait, Legs, upright
+from envs.episode import Episode, EpisodeBuilder
+from envs.make import make
+
+TASKS = ("antmaze-umaze", "antmaze-medium", "antmaze-large")
+LOOK = 2.0  # m that the ant aims ahead on its way: rounds corners, and pulls it back to the way
+PLACES = 0.1  # m between the places of the way
+NOISE, MEMORY = 0.1, 0.8  # standard deviation of the smooth noise on recorded actions; its share kept each step
+
+
+class AntMazeExpert:
+    """Trots along the shortest way through the maze: from the present state, except for a clock that times the steps.
+
+    It never turns: the body keeps the heading 0, and the legs walk to whichever side the way leads.
+    """
+
+    def __init__(self, gait: Gait | None = None) -> None:
+        """Choose the gait; None: the one that the search found."""
+        self._gait = gait or Gait()
+
+    def reset(self, env: Any) -> None:
+        """Plan for an AntMaze environment's present state."""
+        sim = env.unwrapped
+        self._legs = Legs(sim.model)
+        self._way = shortest_way(sim.maze, sim.place_of, sim.data.qpos[:2], sim.goal)
+        self._steps = 0
+
+    def act(self, env: Any) -> np.ndarray:
+        """Return the action (8,) float64 for the environment's present state; call once per step."""
+        data = env.unwrapped.data
+        here = data.qpos[:2]
+        nearest = int(np.argmin(np.linalg.norm(self._way - here, axis=1)))
+        ahead = self._way[min(nearest + round(LOOK / PLACES), len(self._way) - 1)] - here
+        self._steps += 1
+        way = ahead / max(float(np.linalg.norm(ahead)), 1e-6)
+        return self._legs.action(self._gait, (self._steps - 1) * STEP, data, way)
+
+
+def shortest_way(maze: Sequence[Sequence[Any]], place_of: Any, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Return places (p, 2) every 0.1 m from start to goal (2,), through the centres of the cells between.
+
+    Args:
+        maze: rows of cells, 1 where there is a wall.
+        place_of: (row, column) -> x and y of a cell's centre.
+        start, goal: where the way begins and ends.
+
+    Raises:
+        ValueError: walls lie between them.
+    """
+    free = [(r, c) for r, row in enumerate(maze) for c, cell in enumerate(row) if cell != 1]
+    centres = np.array([place_of(cell) for cell in free])
+    first, last = (free[int(np.argmin(np.linalg.norm(centres - place, axis=1)))] for place in (start, goal))
+    before: dict[tuple[int, int], tuple[int, int]] = {last: last}
+    queue = deque([last])
+    while queue and first not in before:
+        row, column = queue.popleft()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if cell in free and cell not in before:
+                before[cell] = (row, column)
+                queue.append(cell)
+    if first not in before:
+        raise ValueError("walls lie between start and goal")
+    corners, cell = [np.asarray(start, np.float64)], first
+    while cell != last:
+        cell = before[cell]
+        corners.append(np.asarray(place_of(cell), np.float64))
+    corners[-1 if len(corners) > 1 else len(corners) :] = [np.asarray(goal, np.float64)]
+    places = []
+    for a, b in zip(corners, corners[1:], strict=False):
+        count = max(int(np.ceil(np.linalg.norm(b - a) / PLACES)), 1)
+        places += [a + (b - a) * step / count for step in range(count)]
+    return np.array([*places, corners[-1]])
+
+
+def record(env: Any, seed: int, noise: float = NOISE) -> Episode:
+    """Record one episode of an AntMaze environment made with obs="state"; it may fail.
+
+    Args:
+        env: the environment.
+        seed: of the environment and of the noise.
+        noise: standard deviation of the smooth zero-mean noise (Ornstein-Uhlenbeck) on the actions; the recorded
+            action is the executed one.
+
+    Returns:
+        Episode that ends at the goal, at a fall, or at the time limit; meta: seed, subtasks, score, success.
+    """
+    sim, rng = env.unwrapped, np.random.default_rng([seed, 7])
+    state, info = env.reset(seed=seed)
+    expert = AntMazeExpert()
+    expert.reset(env)
+    meta = {"task": sim.task, "source": "scripted expert", "seed": seed, "subtasks": list(sim.subtasks)}
+    builder = EpisodeBuilder(meta)
+    builder.start({"state": state}, sim.get_state())
+    drift, over = np.zeros(env.action_space.shape), False
+    while not over:
+        drift = MEMORY * drift + np.sqrt(1 - MEMORY**2) * noise * rng.normal(size=drift.shape)
+        executed = np.clip(expert.act(env) + drift, -1, 1).astype(np.float32)
+        state, _, terminated, truncated, info = env.step(executed)
+        builder.add(executed, {"state": state}, terminated=terminated, sim_state=sim.get_state())
+        over = terminated or truncated or upright(sim.data.qpos) < FALLEN
+    builder.meta |= {"score": info["score"], "success": info["success"]}
+    return builder.finish()
+
+
+def verify(env: Any, episode: Episode) -> bool:
+    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6 and reaches the goal."""
+    assert episode.sim_state is not None
+    sim = env.unwrapped
+    _, info = env.reset(seed=episode.meta["seed"] + 1, options={"sim_state": episode.sim_state[0]})
+    for action, state in zip(episode.action[1:], episode.sim_state[1:], strict=True):
+        _, _, _, _, info = env.step(action)
+        if np.abs(sim.get_state() - state).max() > 1e-6:
+            return False
+    return bool(info["success"])
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command."""
+
+    out: Path
+    task: str = "antmaze-umaze"
+    episodes: int = 10
+    seed: int = 0
+    noise: float = NOISE
+
+
+def body(options: Options) -> None:
+    """Record until `episodes` successful, verified episodes are saved; seeds count up, failures are skipped."""
+    if options.episodes < 1:
+        raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
+    if options.task not in TASKS:
+        raise cli.UsageError(f"task={options.task}: expected one of {', '.join(TASKS)}")
+    if options.noise < 0:
+        raise cli.UsageError(f"noise={options.noise:g}: expected 0 or more")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+    env, replay = make(options.task, "state"), make(options.task, "state")
+    begun, kept, seed, steps = time.monotonic(), 0, options.seed, 0
+    while kept < options.episodes:
+        if seed - options.seed >= 10 * options.episodes:
+            raise DemoError(options.out, "episodes", f"only {kept} of {seed - options.seed} tries reached the goal")
+        episode = record(env, seed, options.noise)
+        steps += episode.steps
+        good = bool(episode.meta["success"]) and verify(replay, episode)
+        if good:
+            save(options.out / f"episode_{kept:02d}.npz", episode)
+            kept += 1
+        print(
+            f"seed {seed}: {'kept' if good else 'not kept'}, {episode.steps} steps; {kept}/{options.episodes} episodes,"
+            f" {steps / (time.monotonic() - begun):.0f} steps/s",
+            file=sys.stderr,
+            flush=True,
+        )
+        seed += 1
+    env.close()
+    replay.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    usage = "python -m demos.experts.antmaze out=DIR [task=antmaze-umaze] [episodes=10] [seed=0] [noise=0.1]"
+    return cli.run(body, Options, argv, usage)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
