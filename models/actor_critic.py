@@ -60,9 +60,19 @@ class DeterministicActor(nn.Module):
 class Critics(nn.Module):
     """An ensemble of Q(feat, a) (``action`` > 0) or V(feat) (``action`` = 0) -> (n, ...)."""
 
-    def __init__(self, feat: int, action: int, *, number: int, hidden: int, layers: int, act: str = "elu") -> None:
+    def __init__(
+        self,
+        feat: int,
+        action: int,
+        *,
+        number: int,
+        hidden: int,
+        layers: int,
+        act: str = "elu",
+        norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.nets = StackedMLP(number, feat + action, hidden=hidden, layers=layers, act=act)
+        self.nets = StackedMLP(number, feat + action, hidden=hidden, layers=layers, act=act, norm=norm)
         self.uses_action = action > 0
 
     def forward(self, feat: Tensor, action: Tensor) -> Tensor:

@@ -78,11 +78,18 @@ class StackedLinear(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """K independent MLPs with one output each, evaluated together: (..., n_in) -> (K, ...)."""
+    """K independent MLPs with one output each, evaluated together: (..., n_in) -> (K, ...).
 
-    def __init__(self, members: int, n_in: int, *, hidden: int, layers: int, act: str = "elu") -> None:
+    ``norm``: layer normalisation (without learned scale) before every activation. It bounds the output off the data by
+    the norm of the last weights, which keeps critics that learn many times for each new transition from running away
+    (Ball et al. 2023, arXiv:2302.02948).
+    """
+
+    def __init__(
+        self, members: int, n_in: int, *, hidden: int, layers: int, act: str = "elu", norm: bool = False
+    ) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[act]
+        self.act, self.norm = ACTIVATIONS[act], norm
         sizes = [n_in] + [hidden] * layers + [1]
         self.layers = nn.ModuleList(StackedLinear(members, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
@@ -91,7 +98,8 @@ class StackedMLP(nn.Module):
         lead = x.shape[:-1]
         y = x.reshape(-1, x.shape[-1])
         for layer in self.layers[:-1]:
-            y = self.act(layer(y))
+            y = layer(y)
+            y = self.act(F.layer_norm(y, y.shape[-1:]) if self.norm else y)
         return self.layers[-1](y).float().reshape(-1, *lead)
 
 

@@ -34,6 +34,7 @@ class SACPolicy(nn.Module):
         layers: int,
         act: str,
         critics: int,
+        critic_norm: bool,
         gamma: float,
         polyak: float,
         polyak_every: int,
@@ -60,7 +61,7 @@ class SACPolicy(nn.Module):
         self.actor = SquashedActor(
             feat, action, hidden=hidden, layers=layers, act=act, min_log_std=min_log_std, max_log_std=max_log_std
         )
-        self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act)
+        self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act, norm=critic_norm)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.automatic = temperature == "auto"
         start = initial_temperature if isinstance(temperature, str) else temperature

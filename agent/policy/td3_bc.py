@@ -34,6 +34,7 @@ class TD3BCPolicy(nn.Module):
         layers: int,
         act: str,
         critics: int,
+        critic_norm: bool,
         gamma: float,
         polyak: float,
         delay: int,
@@ -51,7 +52,7 @@ class TD3BCPolicy(nn.Module):
         if bc_rows not in ("all", "demos"):
             raise ValueError(f"policy.bc_rows: {bc_rows!r} is none of all, demos")
         self.actor = DeterministicActor(feat, action, hidden=hidden, layers=layers, act=act)
-        self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act)
+        self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act, norm=critic_norm)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.gamma, self.polyak, self.delay, self.alpha = gamma, polyak, delay, alpha

@@ -24,6 +24,7 @@ SAC: dict[str, Any] = {
     "layers": 1,
     "act": "relu",
     "critics": 2,
+    "critic_norm": False,
     "gamma": 0.9,
     "polyak": 0.1,
     "polyak_every": 1,

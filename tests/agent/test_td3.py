@@ -23,6 +23,7 @@ TD3: dict[str, Any] = {
     "layers": 1,
     "act": "relu",
     "critics": 2,
+    "critic_norm": False,
     "gamma": 0.9,
     "polyak": 0.1,
     "delay": 2,

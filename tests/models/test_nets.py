@@ -109,6 +109,20 @@ def test_stacked_layers_equal_their_members() -> None:
         torch.testing.assert_close(out[k], y[..., 0])
 
 
+def test_layer_normalisation_bounds_values_far_from_the_data() -> None:
+    """Hidden units have norm sqrt(n) whatever the input: |Q| <= sqrt(n) |last weights| + |bias|, per member."""
+    net, plain = (StackedMLP(2, 4, hidden=16, layers=2, act="relu", norm=norm) for norm in (True, False))
+    plain.load_state_dict(net.state_dict())
+    x = numbers(50, 4)
+    y = x
+    for part in net.layers[:-1]:
+        y = y @ part.weight[0] + part.bias[0]
+        y = F.relu((y - y.mean(-1, keepdim=True)) / torch.sqrt(y.var(-1, unbiased=False, keepdim=True) + 1e-5))
+    torch.testing.assert_close(net(x)[0], (y @ net.layers[-1].weight[0] + net.layers[-1].bias[0])[:, 0])
+    bound = 4 * net.layers[-1].weight.norm(dim=(1, 2)) + net.layers[-1].bias.abs()[:, 0, 0]
+    assert (net(1e4 * x).abs() <= bound[:, None]).all() and not (plain(1e4 * x).abs() <= bound[:, None]).all()
+
+
 def test_members_of_an_ensemble_start_different() -> None:
     out = StackedMLP(2, 4, hidden=5, layers=2)(numbers(6, 4))
     assert (out[0] - out[1]).abs().min() > 1e-4
