@@ -16,7 +16,7 @@ from agent.imagine import imagine, penalised
 from agent.memory import TransitionMemory
 from agent.optim import Optimiser
 from agent.penalties import Penalty
-from agent.policy.base import ClonePairs, DataPairs, PolicyBatch, TransitionBatch
+from agent.policy.base import ClonePairs, DataPairs, PolicyBatch, TransitionBatch, row_shares
 from agent.starts import Starts, StartSet
 from envs.episode import to_pairs
 from models.latent import Latent, Losses, Rollout, Transitions
@@ -34,7 +34,8 @@ class UpdateOptions:
     transitions gives the rest. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema:
     decay of the averaged weights that act (0: the newest weights act). A cloned policy's trajectory is nearly
     deterministic, so that one update more or less decides between hooking a handle and missing it in *every* episode;
-    averaging helps.
+    averaging helps. ema_warm_up: a short memory in the first updates, for weights that begin at random; those of
+    another run (``init``) would be thrown away by it.
     """
 
     horizon: int
@@ -42,6 +43,7 @@ class UpdateOptions:
     bf16: bool
     ema: float = 0.0
     real_fraction: float = 0.0
+    ema_warm_up: bool = True
 
 
 class Agent(nn.Module):
@@ -64,14 +66,16 @@ class Agent(nn.Module):
         super().__init__()
         self.world, self.reward, self.policy, self.memory = world, reward, policy, memory
         self.starts, self.penalty, self.options = starts, penalty, options
+        self.coefficient = penalty.coefficient  # a module where it adapts: part of the checkpoint
         self.slow: nn.ModuleDict | None = (
             copy.deepcopy(nn.ModuleDict({"world": world, "actor": policy.actor})) if options.ema > 0 else None
         )
         if self.slow is not None:
             self.slow.requires_grad_(False)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
-        if reward is not None and list(reward.parameters()):
-            groups["reward"] = list(reward.parameters())
+        learned = [] if reward is None else [p for p in reward.parameters() if p.requires_grad]
+        if learned:
+            groups["reward"] = learned
         # an encoder that the policy trains belongs to the critics where there are some (P-DAC), else to the actor
         trains = "critics" if policy.wants == "transitions" else "actor"
         for name, params in policy.groups().items():
@@ -155,14 +159,19 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def average(self, index: int) -> None:
-        """Move the acting weights towards the newest ones; shorter memory in the first updates."""
+        """Move the acting weights towards the newest ones."""
         if self.slow is None:
             return
-        decay = min(self.options.ema, (1 + index) / (10 + index))
-        newest: list[Tensor] = [*self.world.parameters(), *self.policy.actor.parameters()]
-        torch._foreach_lerp_([*self.slow.parameters()], newest, 1 - decay)
+        young = (1 + index) / (10 + index) if self.options.ema_warm_up else 1.0
+        decay = min(self.options.ema, young)
+        torch._foreach_lerp_(self._acting(self.slow["world"], self.slow["actor"]), self._acting(), 1 - decay)
         for kept, now in zip(self.slow.buffers(), [*self.world.buffers(), *self.policy.actor.buffers()], strict=True):
             kept.copy_(now)  # statistics are not averaged: features would mean something between two scales
+
+    def _acting(self, world: Any = None, actor: Any = None) -> list[Tensor]:
+        """The weights that act: a model that is fitted now and then (states) takes no part in it."""
+        world, actor = world or self.world, actor or self.policy.actor
+        return [*(() if self.world.learns == "fit" else world.parameters()), *actor.parameters()]
 
     def _fit_world(
         self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool
@@ -207,6 +216,7 @@ class Agent(nn.Module):
             learned = reward_net.reward(
                 x if reward_net.noise_in_reward else reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=False)
             )
+            self.penalty.adapt(rollout.u.detach())
             reward = penalised(learned, rollout.u, self.penalty)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
         losses, metrics = self.policy.losses(batch)
@@ -218,7 +228,7 @@ class Agent(nn.Module):
             learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
         else:  # "fresh": `agent.upkeep` plays the reward's rounds
             return losses, metrics | self._diagnostics(rollout, clone, learned)
-        reward_loss, found = reward_net.loss(x_expert, learner[0], clone.weight, learner[1])
+        reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(clone.weight, learner[1]))
         return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, clone, learned)
 
     def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None, *, noisy: bool = False) -> Tensor:
@@ -241,10 +251,12 @@ class Agent(nn.Module):
         if self.reward.policy_data == "replay":
             expert = transitions(demo, expert_chunk)
             x = (self.reward_inputs(pairs, noisy=True) for pairs in (expert, real))
-            losses["reward"], metrics = self.reward.loss(*x, expert.weight, real.weight * _own_pairs(chunk))
+            weights = self._reward_weights(expert.weight, real.weight * _own_pairs(chunk))
+            losses["reward"], metrics = self.reward.loss(*x, *weights)
         pairs, u = real, torch.zeros_like(real.done)
         if self.memory is not None and self.memory.filled > 0:
             pairs, u = self.memory.mixed(real, self.options.real_fraction)
+            self.penalty.adapt(u[round(self.options.real_fraction * len(u)) :])
         truth = None if chunk.truth is None else chunk.truth[:, 1:].flatten()
         with torch.no_grad():
             learned = self.reward.reward(self.reward_inputs(pairs, truth))
@@ -252,6 +264,12 @@ class Agent(nn.Module):
         found, more = self.policy.losses(TransitionBatch(pairs, reward, clone, index))
         metrics |= more | {"reward": learned.mean(), "reward_std": learned.std(), "u": u.mean()}
         return losses | found, metrics
+
+    def _reward_weights(self, *kinds: Tensor) -> tuple[Tensor, ...]:
+        """Weights (n,) of pairs that may be used or not: a likelihood's sums become means, since chunks and rollouts of
+        one gradient step are no whole trajectories (algorithms 4.5: CMIL with a likelihood reward).
+        """
+        return tuple(row_shares(w) if self.reward.needs_weights else w for w in kinds)
 
     def _data_pairs(self, own: Latent, chunk: Chunk, start: StartSet) -> DataPairs | None:
         """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.fitted import FittedReward
+from agent.reward.frozen import FrozenReward
 from agent.reward.ipm import IPMReward
+from agent.reward.ml import MLReward
 from agent.reward.truth import TruthReward
 from agent.starts import MixtureStarts, ReplayStarts
 from models.dists import CategoricalLatent, GaussianLatent
@@ -45,18 +49,36 @@ def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel:
     return PixelWorldModel(action=action, latent=latent, **_without(config, "kind", "latent", "stoch", "classes"))
 
 
+def _frozen(config: Config, world: Any, action: int) -> FrozenReward:
+    """The reward of another run, for features of ``world``. Raises ConfigError when it does not fit."""
+    from agent import artefact
+
+    if config["path"] is None:
+        raise ConfigError("reward=frozen: reward.path=DIR is missing: a run, or what agent.rewards wrote of one")
+    found = artefact.read(Path(config["path"]))
+    sizes, kind = (found.card["feat"], found.card["action"]), found.card["reward"]
+    if not hasattr(world, "state") or sizes != (world.feat, action):
+        raise ConfigError(f"reward.path: {config['path']} is about {sizes[0]} state entries and {sizes[1]} actions")
+    learned = REWARDS[kind["kind"]](kind, world, action)
+    learned.load_state_dict(found.weights)
+    return FrozenReward(learned, *found.normaliser, world.state)
+
+
 WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
     "rssm": _rssm,
     "frames": lambda config, action, obs: FrameStack(action=action, **_without(config, "kind")),
     "state": lambda config, action, obs: StateModel(obs[0], **_without(config, "kind")),
     "mlp": lambda config, action, obs: StateEnsemble(obs[0], action, **_without(config, "kind")),
 }
-REWARDS: dict[str, Callable[[Config, int, int], Any]] = {
-    "bce": lambda config, feat, action: BCEReward(feat, action, **_without(config, "kind")),
-    "ipm": lambda config, feat, action: IPMReward(feat, action, **_without(config, "kind")),
-    "airl": lambda config, feat, action: AIRLReward(feat, action, **_without(config, "kind")),
-    "truth": lambda config, feat, action: TruthReward(),
-    "none": lambda config, feat, action: None,
+REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
+    "bce": lambda config, world, action: BCEReward(world.feat, action, **_without(config, "kind")),
+    "ipm": lambda config, world, action: IPMReward(world.feat, action, **_without(config, "kind")),
+    "airl": lambda config, world, action: AIRLReward(world.feat, action, **_without(config, "kind")),
+    "ml": lambda config, world, action: MLReward(world.feat, action, **_without(config, "kind")),
+    "fitted": lambda config, world, action: FittedReward(world.feat, action, **_without(config, "kind")),
+    "frozen": _frozen,
+    "truth": lambda config, world, action: TruthReward(),
+    "none": lambda config, world, action: None,
 }
 STARTS: dict[str, Callable[[Config], Any]] = {
     "replay": lambda config: ReplayStarts(**_without(config, "kind")),
@@ -92,7 +114,7 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     if (kind in ("state", "mlp")) != (len(obs) == 1):
         raise ConfigError(f"world_model={kind} does not take observations of shape {obs}: choose it by obs=")
     world = _make(WORLD_MODELS, config, "world_model", action, obs).to(device)
-    reward = _make(REWARDS, config, "reward", world.feat, action)
+    reward = _make(REWARDS, config, "reward", world, action)
     policy = _make(POLICIES, config, "policy", world.feat, action).to(device)
     if policy.wants == "rollout" and not world.can_imagine:
         raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
@@ -100,6 +122,19 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
     if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
         raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
+    source = "none" if reward is None else reward.policy_data
+    offline = config["data"]["regime"] == "offline"
+    if source == "fresh" and (offline or not hasattr(world, "latent")):
+        raise ConfigError("reward.policy_data=fresh: rounds on new episodes need an environment, and obs=state")
+    if source == "imagined" and not world.can_imagine:
+        raise ConfigError("reward.policy_data=imagined: this world model has no dynamics")
+    if source == "truth" and not offline:
+        raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
+    if offline and config["data"]["episodes_per_cycle"] > 0:
+        raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
+    penalty = make_penalty(config["penalty"]["name"], config["penalty"]["alpha"], config["penalty"]["target"])
+    if penalty.coefficient is not None:
+        penalty.coefficient.to(device)
     memory = None
     if policy.wants == "transitions" and world.learns == "fit":
         memory = TransitionMemory(world.feat, action, config["data"]["memory"]).to(device)
@@ -109,12 +144,13 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         pick_bf16(config["data"]["bf16"], device),
         config["ema"],
         config["data"]["real_fraction"],
+        ema_warm_up=config["init"] is None,
     )
     return Agent(
         world,
         reward.to(device) if reward is not None else None,
         _make(STARTS, config, "starts"),
-        make_penalty(config["penalty"]["name"], config["penalty"]["alpha"]),
+        penalty,
         policy,
         config["optim"],
         options,

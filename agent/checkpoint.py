@@ -31,7 +31,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 FORMAT = 1
-MODULES = ("world", "reward", "policy", "slow", "memory")  # attributes of the agent that are saved, where it has them
+MODULES = (
+    "world",
+    "reward",
+    "policy",
+    "slow",
+    "memory",
+    "coefficient",
+)  # attributes of the agent that are saved, where it has them
 _ARRAY = "__array__"
 
 

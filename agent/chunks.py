@@ -46,13 +46,20 @@ class Chunk:
 
 
 class RowPairs(NamedTuple):
-    """n transitions: obs, next_obs (n, *obs_shape), action (n, A), done (n,) bool, position (n,) in time 0..1."""
+    """n transitions: obs, next_obs (n, *obs_shape), action (n, A), done (n,) bool, position (n,) in time 0..1.
+
+    time (n,) int64: t = 0, 1, ... since the start of the episode. episode (n,) int64: which of those asked for, 0, 1,
+    ...; whole episodes follow each other. truth (n,) float32: the true rewards, of a replay that keeps them.
+    """
 
     obs: np.ndarray
     action: np.ndarray
     next_obs: np.ndarray
     done: np.ndarray
     position: np.ndarray
+    time: np.ndarray
+    episode: np.ndarray
+    truth: np.ndarray | None = None
 
 
 class Plan(NamedTuple):

@@ -25,7 +25,7 @@ from agent.build import ConfigError, pick_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_PATHS = ("run", "init", "demos")
+_PATHS = ("run", "init", "demos", "dataset", "reward.path")
 # Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
 _LEAST = {
     "seed": 0,

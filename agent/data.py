@@ -286,10 +286,14 @@ class Replay:
         if not entries:
             raise ReplayError(f"replay: no {which} episode to take pairs from ({self.episodes} episodes held)")
         rows = np.concatenate([np.arange(e.start, e.start + e.rows - 1) for e in entries])
-        position = np.concatenate([np.arange(e.rows - 1) / (e.rows - 1) for e in entries]).astype(np.float32)
+        steps = np.array([e.rows - 1 for e in entries])
+        time, episode = np.concatenate([np.arange(n) for n in steps]), np.repeat(np.arange(len(steps)), steps)
+        position = (time / steps[episode]).astype(np.float32)
         obs, flags = self._files["obs"], self._files["flags"]
         done = flags[rows + 1] & TERMINAL > 0
-        return RowPairs(obs[rows], self._files["action"][rows + 1], obs[rows + 1], done, position)
+        truth = self._files["truth"][rows + 1] if self.truth else None
+        action = self._files["action"][rows + 1]
+        return RowPairs(obs[rows], action, obs[rows + 1], done, position, time, episode, truth)
 
     def _filled_table(self, which: str) -> Table:
         table = self._table(which)

@@ -67,13 +67,23 @@ class Optimiser:
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float, clip: float, eps: float, wd: float, kind: str = "adam"
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        clip: float,
+        eps: float,
+        wd: float,
+        l2: float = 0.0,
+        kind: str = "adam",
     ) -> None:
-        """lr: stays in ``self.lr`` whatever ``restart`` sets. Raises ValueError on other kinds."""
+        """lr: stays in ``self.lr`` whatever ``restart`` sets. l2: coefficient of 1/2 ||w||^2 in the loss, which Adam
+        rescales with the rest of the gradient (``weight_decay`` of plain Adam). Raises ValueError on other kinds.
+        """
         if kind not in ("adam", "oadam"):
             raise ValueError(f"optim.kind: {kind!r} is none of adam, oadam")
         self.params = list(params)
-        self.lr, self.clip, self.wd = lr, clip, wd
+        self.lr, self.clip, self.wd, self.l2 = lr, clip, wd, l2
         cuda = bool(self.params) and self.params[0].is_cuda
         self.adam: torch.optim.Optimizer
         if kind == "oadam":
@@ -108,6 +118,11 @@ class Optimiser:
     def apply(self) -> Tensor:
         """Clip and update. Returns the gradient norm before clipping as a tensor: no synchronisation."""
         norm = nn.utils.clip_grad_norm_(self.params, self.clip)
+        if self.l2 > 0:
+            with torch.no_grad():
+                for p in self.params:
+                    if p.grad is not None:
+                        p.grad.add_(p, alpha=self.l2)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return norm

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.latent import HeadStats
 
@@ -65,16 +65,53 @@ def max_dev(stats: HeadStats) -> Tensor:
     return _safe_sqrt(_deviation(stats).square().sum(-1).amax(-1))
 
 
+class Coefficient(nn.Module):
+    """alpha_pen that adapts so that the mean of alpha_pen u comes to ``target`` (algorithms 4.3, ``auto``).
+
+        log alpha <- log alpha + rate (1 - alpha mean(u) / target), the last factor cut to +-1
+
+    A module, so that checkpoints hold it.
+    """
+
+    log_alpha: Tensor
+
+    def __init__(self, alpha: float, target: float, rate: float) -> None:
+        super().__init__()
+        self.target, self.rate = target, rate
+        self.register_buffer("log_alpha", torch.tensor(alpha).log())
+
+    @property
+    def alpha(self) -> Tensor:
+        """alpha_pen, ()."""
+        return self.log_alpha.exp()
+
+    @torch.no_grad()
+    def adapt(self, u: Tensor) -> None:
+        """One step on penalties u of imagined pairs, of any shape."""
+        self.log_alpha += self.rate * (1 - self.alpha * u.mean() / self.target).clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class Penalty:
     """A penalty and its coefficient alpha_pen >= 0. ``u`` maps HeadStats (..., K, S) to (...); None means no
-    penalty.
+    penalty. ``coefficient``: one that adapts, ``fixed`` is only where it began.
     """
 
     name: str
-    alpha: float
+    fixed: float
     u: Callable[[HeadStats], Tensor] | None
     needs_std: bool = False
+    coefficient: Coefficient | None = None
+
+    @property
+    def alpha(self) -> float | Tensor:
+        """alpha_pen as it is now."""
+        return self.fixed if self.coefficient is None else self.coefficient.alpha
+
+    def adapt(self, u: Tensor) -> None:
+        """Let an adaptive coefficient take note of the penalties of imagined pairs."""
+        if self.coefficient is not None:
+            self.coefficient.adapt(u)
 
 
 _TABLE: dict[str, tuple[Callable[[HeadStats], Tensor] | None, bool]] = {
@@ -88,10 +125,17 @@ _TABLE: dict[str, tuple[Callable[[HeadStats], Tensor] | None, bool]] = {
 }
 
 
-def make_penalty(name: str, alpha: float) -> Penalty:
-    """Look a penalty up by name. Raises ValueError for an unknown name or a negative coefficient."""
+def make_penalty(name: str, alpha: float, target: float | None = None, rate: float = 1e-3) -> Penalty:
+    """Look a penalty up by name. ``target``: adapt alpha, from the given one on, so that mean(alpha u) is this.
+
+    Raises ValueError for an unknown name, a negative coefficient, or a target that nothing can reach.
+    """
     if name not in _TABLE:
         raise ValueError(f"penalty.name: {name!r} is none of {', '.join(_TABLE)}")
     if alpha < 0:
         raise ValueError(f"penalty.alpha: {alpha} is negative; penalties are positive and subtracted once")
-    return Penalty(name, float(alpha), *_TABLE[name])
+    if target is None:
+        return Penalty(name, float(alpha), *_TABLE[name])
+    if target <= 0 or alpha <= 0 or _TABLE[name][0] is None:
+        raise ValueError(f"penalty.target: {target} is reached with a penalty, a target and a first alpha above 0 only")
+    return Penalty(name, float(alpha), *_TABLE[name], Coefficient(float(alpha), float(target), rate))

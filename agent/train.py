@@ -11,15 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from agent.agent import Agent
-    from envs.episode import Episode
+    from agent.given import Given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,55 +55,22 @@ def run(overrides: list[str]) -> int:
     """Compose, build, train; raises the errors that ``main`` turns into one line."""
     import torch
 
-    from agent.build import ConfigError, build_agent, pick_device
+    from agent.build import build_agent, pick_device
     from agent.config import load_config, set_threads
-    from demos import dataset
+    from agent.given import gather
 
     config, note = load_config(overrides)
     task, obs = config["task"], config["obs"]
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
-    demos: list[Episode] = []
-    if config["demos"] != "none":
-        if config["reward"]["kind"] == "truth":
-            raise ConfigError("reward=truth learns from the environment alone: demos=none")
-        source = dataset.shipped(task["name"]) if config["demos"] == "shipped" else Path(config["demos"])
-        demos = dataset.load(source, task=task["name"], limit=config["n_demos"], obs_keys=(obs["key"],))
+    given = gather(config)
     set_threads(config["threads"])
     device = pick_device(config["device"])
-    like = _spaces(config, demos)
     torch.manual_seed(config["seed"])
-    agent = build_agent(config, like.action_size, device, like.obs_shape)
+    agent = build_agent(config, given.like.action_size, device, given.like.obs_shape)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        return _train(config, note, folder, agent, demos, like)
-
-
-class Spaces(NamedTuple):
-    """What observations and actions look like."""
-
-    obs_shape: tuple[int, ...]
-    obs_dtype: np.dtype
-    action_size: int
-
-
-def _spaces(config: Mapping[str, Any], demos: Sequence[Episode]) -> Spaces:
-    """Of the demonstrations, or, where there are none, of the environment."""
-    if demos:
-        obs = demos[0].obs[config["obs"]["key"]]
-        return Spaces(obs.shape[1:], obs.dtype, demos[0].action.shape[1])
-    from agent.build import ConfigError
-    from envs.make import make
-
-    if config["data"]["episodes_per_cycle"] == 0 or config["reward"]["kind"] not in ("truth", "none"):
-        raise ConfigError(f"demos=none: algo={config['algo']['name']} learns from demonstrations")
-    env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])
-    try:
-        space, actions = env.observation_space, env.action_space
-        assert space.shape is not None and space.dtype is not None and actions.shape is not None
-        return Spaces(space.shape, np.dtype(space.dtype), actions.shape[0])
-    finally:
-        env.close()
+        return _train(config, note, folder, agent, given)
 
 
 @contextlib.contextmanager
@@ -134,14 +99,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(
-    config: Mapping[str, Any], note: str, folder: Path, agent: Agent, demos: Sequence[Episode], like: Spaces
-) -> int:
+def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, given: Given) -> int:
     """Start or continue the run in ``folder``; returns the exit code."""
     from agent import checkpoint, plots
     from agent.build import ConfigError
     from agent.config import dump_config
     from agent.data import Replay
+    from agent.given import TOLD
     from agent.logger import Logger
     from agent.trainer import Trainer, fingerprint
     from envs.vector import VectorEnv
@@ -149,12 +113,13 @@ def _train(
     task, obs, data = config["task"], config["obs"], config["data"]
     state = checkpoint.load(folder / "checkpoint", fingerprint(config))
     started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
+    like = given.like
     replay = Replay(
         folder / "replay",
         **like._asdict(),
-        capacity=data["capacity"],
+        capacity=max(data["capacity"], given.rows),
         budget_gb=data["budget_gb"],
-        truth=config["reward"]["kind"] == "truth",
+        truth=config["reward"]["kind"] in TOLD,
     )
     dump_config(config, folder / "config.yaml")
     if state is None:
@@ -169,7 +134,7 @@ def _train(
                 f"the demonstrations have observations {like.obs_shape} and {like.action_size} actions, the task "
                 f"{envs.observation_space.shape} and {envs.action_space.shape[0]}: they are of another version of it"
             )
-        trainer = Trainer(config, folder, agent, envs, replay, demos, logger, state)
+        trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
         begun = _resumed(trainer, state is not None)
         for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun)):
             logger.note(text)
@@ -232,8 +197,10 @@ def load_weights(agent: Any, source: Path) -> str:
 
 
 def _resumed(trainer: Any, resumed: bool) -> str:
-    demos = f"{len(trainer.demos)} demonstrations"
-    return f"resumed at {_counts(trainer)}" if resumed else f"new run: {demos}, device {trainer.agent.device}"
+    given = f"{len(trainer.demos)} demonstrations"
+    if trainer.dataset:
+        given += f", {sum(e.steps for e in trainer.dataset)} recorded transitions"
+    return f"resumed at {_counts(trainer)}" if resumed else f"new run: {given}, device {trainer.agent.device}"
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -38,6 +38,7 @@ NOT_IDENTITY = (
     "log_every",
     "device",
     "demos",
+    "dataset",
     "graph",
 )
 
@@ -70,13 +71,16 @@ class Trainer:
         demos: Sequence[Episode],
         logger: Logger,
         state: Mapping[str, Any] | None,
+        dataset: Sequence[Episode] = (),
     ) -> None:
+        """demos: demonstrations. dataset: the transitions of a run that steps no environment. state: a checkpoint's."""
         self.config, self.run_dir, self.agent, self.envs = config, run, agent, envs
-        self.replay, self.demos, self.logger = replay, demos, logger
+        self.replay, self.demos, self.dataset, self.logger = replay, demos, dataset, logger
         self.data = config["data"]
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
-        self.upkeep = Upkeep(agent, replay, self.data, config["steps"]) if self.online else None
+        alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
+        self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"])
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
@@ -103,11 +107,12 @@ class Trainer:
     # ---- state ----
     def _first_fill(self) -> None:
         key = self.config["obs"]["key"]
-        if self.demos and key == "state":
-            self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([d.obs[key] for d in self.demos])))
-        for demo in self.demos:
-            flags = (demo.is_first, demo.is_last, demo.is_terminal)
-            self.replay.add_episode(demo.obs[key], demo.action, *flags, expert=True)
+        given = [*((demo, True) for demo in self.demos), *((episode, False) for episode in self.dataset)]
+        if given and key == "state":
+            self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
+        for one, expert in given:
+            flags = (one.is_first, one.is_last, one.is_terminal)
+            self.replay.add_episode(one.obs[key], one.action, *flags, expert=expert, truth=one.reward)
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         for name, module in state["modules"].items():
@@ -297,7 +302,7 @@ class Trainer:
             rows = self.replay.sample(data["batch"], data["length"], self.rng, from_start_prob=data["from_start"])
             own = to_device(rows, data["burn_in"], device)
             return own, own
-        alone = not self.online or (data["joint_batch"] and not self._has_online())
+        alone = not self._has_online() and (not self.online or data["joint_batch"])
         size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
         expert_rows = self.replay.sample(*size, which="expert", from_start_prob=data["from_start"])
         expert = to_device(expert_rows, data["burn_in"], device)

@@ -1,11 +1,12 @@
 """What happens between gradient steps at cadences of its own (algorithms 4.1: fit model, imagine, fit reward).
 
-    every ``fit_every`` environment steps      the world model is fitted to all data and, where the policy wants
-                                               transitions, imagined ones are added to the memory
-    every ``reward_every`` environment steps   a round of the reward player on pairs of the last episodes
+    every ``fit_every`` environment steps      the world model is fitted to all data
+    every ``reward_every`` environment steps   a round of the reward player (`agent.rounds`), from ``reward_start`` on
+    every ``imagine_every`` environment steps  imagined transitions are added to the memory of a policy that wants them
 
-Methods that do both within each gradient step (CMIL, GAIL) have nothing to do here. Like the trainer, this knows no
-algorithm: a world model says ``learns = "fit"``, a reward learner ``policy_data = "fresh"``.
+Where no environment is stepped, updates are counted instead; 0 means once, before the first update. Methods that do all
+within each gradient step (CMIL, GAIL) have nothing to do here. Like the trainer, this knows no algorithm: a world model
+says ``learns = "fit"``, a reward learner where its ``policy_data`` come from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.data import Replay, RowPairs
+from agent.rounds import RewardRounds
 from models.latent import Latent
 
 
@@ -26,12 +28,17 @@ class Upkeep:
     """Fits, rollouts and reward rounds of one agent; all state is in the agent and in the trainer's counters."""
 
     def __init__(self, agent: Agent, replay: Replay, data: Mapping[str, Any], total: int) -> None:
-        """data: the configuration's data regime; total: environment steps of the whole run."""
+        """data: the configuration's data regime; total: environment steps (updates) of the whole run."""
         self.agent, self.replay, self.data, self.total = agent, replay, data, total
         self.fits = agent.world.learns == "fit"
-        self.rounds = agent.reward is not None and agent.reward.policy_data == "fresh"
+        self.rounds = RewardRounds(agent, replay, data)
+        self.clock = "env_steps" if data["episodes_per_cycle"] > 0 else "updates"
         per_step = max(float(data["updates_per_step"]), 1e-9)
-        self.fit_every, self.reward_every = (max(1, round(data[k] * per_step)) for k in ("fit_every", "reward_every"))
+        self.start = round(data["reward_start"] * per_step)
+        self.every = {k: round(data[f"{k}_every"] * per_step) for k in ("fit", "reward", "imagine")}
+        for name, updates in self.every.items():
+            if data[f"{name}_every"] > 0:
+                self.every[name] = max(1, updates)
 
     def before(
         self, counters: MutableMapping[str, float], rng: np.random.Generator, recent: Sequence[int]
@@ -40,14 +47,18 @@ class Upkeep:
         done = int(counters["paid"])
         found: dict[str, Tensor] = {}
         counters["paid"] += 1
-        if self.rounds and done % self.reward_every == 0:
-            counters["reward_rounds"] += 1
-            found |= self.reward_round(int(counters["reward_rounds"]), rng, recent)
-        if self.fits and done % self.fit_every == 0:
+        if self.fits and self._due("fit", done):
             found |= self.fit()
-            if self.agent.memory is not None:
-                found |= self.imagine(counters["env_steps"], rng)
+        if self.rounds.wanted and self._due("reward", done - self.start):
+            counters["reward_rounds"] += 1
+            found |= self.rounds.play(int(counters["reward_rounds"]), rng, recent)
+        if self.agent.memory is not None and self._due("imagine", done):
+            found |= self.imagine(counters[self.clock], rng)
         return found
+
+    def _due(self, what: str, done: int) -> bool:
+        every = self.every[what]
+        return done >= 0 and (done % every == 0 if every else done == 0)
 
     # ---- world model ----
     def fit(self) -> dict[str, Tensor]:
@@ -68,7 +79,7 @@ class Upkeep:
         """Rollouts with the sampled policy from the agent's kind of starts, into the memory."""
         agent = self.agent
         assert agent.memory is not None
-        n = max(1, round(self.data["rollouts_per_step"] * self.data["fit_every"]))
+        n = max(1, round(self.data["rollouts_per_step"] * self.data["imagine_every"]))
         own = self._states(self.replay.pairs("online") if self.replay.ids("online") else self.replay.pairs(), n, rng)
         demo = own
         if self.replay.ids("expert"):
@@ -96,30 +107,6 @@ class Upkeep:
         """n states drawn uniformly (of those ``where`` is true, unless it never is), as a Latent (n, 1)."""
         among = np.flatnonzero(where) if where is not None and where.any() else np.arange(len(pairs.obs))
         return self.agent.world.latent(self._tensor(pairs.obs[rng.choice(among, n)]))[:, None]
-
-    # ---- reward ----
-    def reward_round(self, k: int, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
-        """Round k = 1, 2, ...: ``reward_steps`` steps on pairs of the last episodes against the demonstrations'.
-
-        With ``reward_restart`` the optimiser starts afresh with its learning rate divided by max(k - 1, 1) (HyPE's
-        code: a no-regret step whose size falls like 1/k; algorithms 3.5).
-        """
-        agent, n = self.agent, self.data["reward_batch"]
-        optimiser = agent.optimisers["reward"]
-        if self.data["reward_restart"]:
-            optimiser.restart(optimiser.lr / max(k - 1, 1))
-        kinds = self.replay.pairs("expert"), self.replay.pairs("online", recent or None)
-        found: dict[str, Tensor] = {}
-        for _ in range(self.data["reward_steps"]):
-            inputs = []
-            for pairs in kinds:
-                rows = rng.integers(0, len(pairs.obs), n)
-                feat, action = self._feat(pairs.obs[rows]), self._tensor(pairs.action[rows])
-                inputs.append(agent.reward.inputs(feat, action, noisy=True))
-            ones = torch.ones(n, device=agent.device)
-            losses, found = agent.reward.loss(*inputs, ones, ones)
-            found["grad"] = optimiser.step(losses.total)
-        return {f"reward/{name}": value.detach() for name, value in found.items()}
 
     # ---- tensors ----
     def _tensor(self, x: np.ndarray) -> Tensor:

@@ -1,4 +1,6 @@
-"""End to end: CMIL learns LineEnv from pixels, and trains on the demonstrations released with its paper (slow)."""
+"""End to end: CMIL learns LineEnv from pixels, likelihood rewards learn it from states, and CMIL trains on the
+demonstrations released with its paper (slow).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from agent import evaluate
 from agent.evaluate import Options
 from envs.make import make
 from envs.toy import line_expert
+from tests.agent.recorded import line
 from tests.agent.runs import LocalVector, lines, state
 from tests.agent.runs import start as train
 
@@ -71,3 +74,29 @@ def test_cmil_trains_on_the_demonstrations_of_its_paper(
     scores = [line["eval/score_mode"] for line in lines(run_dir) if "eval/score_mode" in line]
     assert len(scores) == 2 and all(0 <= score <= 4 for score in scores)
     assert list(run_dir.glob("videos/policy-*.gif")) and list(run_dir.glob("videos/open_loop-*.gif"))
+
+
+LIKELIHOOD = ("obs=state", "n_demos=10", "steps=3000", "eval.every=3000", "data.batch=64", "size.state_units=64",
+              "size.state_layers=2", "data.updates_per_step=1", "policy.gamma=0.9", "policy.temperature=0.05",
+              "eval.episodes=5", "data.envs=1", "log_every=200")  # fmt: skip
+ONLINE = ("algo=ml_irl", "data.seed_steps=300", "data.reward_every=150", "data.reward_steps=5",
+          "data.reward_episodes=20", "size.ml_units=64", "size.ml_lr=5e-4")  # fmt: skip
+OFFLINE = ("algo=offline_ml_irl", "size.offline_fit=1500", "size.epoch=50", "size.offline_rollouts=8",
+           "size.offline_memory=20000", "size.offline_ml_every=50", "size.offline_ml_lr=1e-3", "data.reward_steps=5",
+           "penalty.alpha=0.1", "data.length=2")  # fmt: skip
+
+
+@pytest.mark.parametrize("regime", ["online", "offline"])
+def test_likelihood_rewards_learn_line_from_states(run_dir: Path, regime: str) -> None:
+    """Algorithms 5.7.1: 90 % of the expert, online and from recorded wandering, by the same parts."""
+    more = ("data.length=2", *ONLINE) if regime == "online" else (*OFFLINE, f"dataset={line(episodes=40)}")
+    train(run_dir, *LIKELIHOOD, *more)
+    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
+    seeds = [episode["seed"] for episode in results["mode"]["each"]]
+    expert = played(seeds, lambda state, rng: line_expert(state))
+    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
+    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
+    assert scores.mean() >= 0.9 * expert.mean(), (scores.mean(), expert.mean())
+    steps = state(run_dir)["counters"].get("env_steps", 0)
+    assert steps == (3000 if regime == "online" else 0)

@@ -18,14 +18,18 @@ from agent.build import ConfigError, build_agent, pick_bf16
 from agent.config import CONFIGS, load_config
 from agent.memory import TransitionMemory
 from agent.optim import OAdam, Optimiser
-from agent.penalties import Penalty
+from agent.penalties import Coefficient, Penalty
 from agent.policy.backprop import BackpropPolicy
 from agent.policy.bc import BCPolicy
 from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.fitted import FittedReward
+from agent.reward.frozen import FrozenReward
 from agent.reward.ipm import IPMReward
+from agent.reward.ml import MLReward
+from agent.rounds import RewardRounds
 from agent.starts import MixtureStarts, ReplayStarts
 from models.actor_critic import Actor, Critics, DeterministicActor, SquashedActor
 from models.mlp_ensemble import FitOptions, MLPEnsemble
@@ -38,7 +42,8 @@ from models.world_model import FrameStack, PixelWorldModel
 ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
-STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_official"}
+STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_antmaze", "hyper_official"}
+STATE_ONLY |= {"ml_irl", "ml_irl_s", "ml_irl_official", "offline_ml_irl", "mopo"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
@@ -78,6 +83,7 @@ def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str)
         assert group["lr"] == asked["lr"] and group["eps"] == asked["eps"] and optimiser.clip == asked["clip"]
         assert isinstance(optimiser.adam, OAdam) == (asked.get("kind") == "oadam")
         assert group["lr"] * group["weight_decay"] == pytest.approx(asked["wd"])
+        assert optimiser.l2 == asked.get("l2", 0.0)
     assert (
         agent.options.bf16 == pick_bf16(config["data"]["bf16"], torch.device("cpu"))
         and agent.options.ema == config["ema"]
@@ -91,9 +97,11 @@ def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str)
     assert (agent.memory.capacity if agent.memory is not None else 0) == remembers * config["data"]["memory"]
 
 
-@pytest.mark.parametrize(("obs", "algo"), [("pixels", "airl"), ("pixels", "expert"), ("state", "bc_cnn")])
+@pytest.mark.parametrize(
+    ("obs", "algo"), [("pixels", "airl"), ("pixels", "expert"), ("pixels", "ml_irl"), ("state", "bc_cnn")]
+)
 def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None:
-    with pytest.raises(ConfigError, match="real transitions only|does not take observations"):
+    with pytest.raises(ConfigError, match="real transitions only|does not take observations|need an environment"):
         build(algo, "debug", obs)
 
 
@@ -137,6 +145,7 @@ def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: s
 BUILT = (
     *(Agent, UpdateOptions, Penalty, Optimiser, ReplayStarts, MixtureStarts),
     *(BCEReward, IPMReward, AIRLReward, RewardNet, CostNet, RunningMoments),
+    *(MLReward, FittedReward, FrozenReward, RewardRounds, Coefficient),
     *(BackpropPolicy, BCPolicy, SACPolicy, TD3BCPolicy, Actor, SquashedActor, DeterministicActor, Critics),
     *(PixelWorldModel, FrameStack, RSSM, Encoder, Decoder, MLP, StackedMLP),
     *(StateModel, StateEnsemble, MLPEnsemble, FitOptions, TransitionMemory, OAdam),
@@ -190,6 +199,8 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
         *((IPMReward, preset("hype", "small", obs)["reward"]) for obs in ("pixels", "state")),
         *((BackpropPolicy, cmil["policy"]), (BCPolicy, frames["policy"])),
         *((SACPolicy, hype["policy"]), (TD3BCPolicy, td3["policy"])),
+        (MLReward, preset("ml_irl", "small", "state")["reward"]),
+        (FittedReward, preset("mopo", "small", "state")["reward"]),
         *((ReplayStarts, hype["starts"]), (MixtureStarts, hyper["starts"])),
     ]
     for cls, node in parts:
@@ -208,3 +219,27 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -
     assert pick_bf16(True, cpu) is True and pick_bf16(False, cpu) is False
     with pytest.raises(ConfigError, match=r"data\.bf16: 'maybe' is none of auto, true, false"):
         pick_bf16("maybe", cpu)
+
+
+def test_likelihood_methods_are_what_the_specification_says() -> None:
+    """Algorithms 3.7 and 3.10, the column of our defaults and, online, of the official code."""
+    ours, code = preset("ml_irl", "base", "state"), preset("ml_irl_official", "base", "state")
+    reward, optim = ours["reward"], ours["optim"]["reward"]
+    assert (reward["hidden"], reward["layers"], reward["act"], reward["clamp"]) == (128, 2, "relu", "soft")
+    assert (optim["lr"], optim["l2"], optim["wd"], reward["weighting"]) == (1e-4, 1e-3, 0.0, "discounted")
+    for config in (ours, code):
+        assert config["policy"]["temperature"] == 0.2 and config["policy"]["gamma"] == reward["gamma"] == 0.99
+        assert (config["data"]["reward_every"], config["data"]["reward_steps"]) == (5000, 1)
+        assert config["data"]["act"] == "sampled", "the stochastic policy"
+    assert (ours["data"]["reward_episodes"], code["data"]["reward_episodes"]) == (5, 10)
+    assert (code["reward"]["weighting"], code["reward"]["clamp"], code["reward"]["hidden"]) == ("sum", "hard", 64)
+    assert preset("ml_irl_s", "base", "state")["reward"]["inputs"] == "state"
+    offline = preset("offline_ml_irl", "base", "state")
+    data = offline["data"]
+    assert (data["reward_every"] / data["imagine_every"], data["imagine_every"]) == (20, 1000)
+    assert data["rollouts_per_step"] * data["imagine_every"] == 20_000 and data["real_fraction"] == 0.05
+    assert data["reward_horizon"] == 200 and data["fit_every"] == 0 and offline["world_model"]["max_updates"] == 0
+    assert offline["policy"]["temperature"] == "auto" and offline["policy"]["target_entropy"] == -0.5
+    five_epochs = 5 * data["rollouts_per_step"] * data["imagine_every"] * data["rollout_horizon"][1]
+    assert data["memory"] == five_epochs
+    assert preset("mopo", "base", "state")["penalty"]["name"] == "max_aleatoric"

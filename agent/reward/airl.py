@@ -22,6 +22,7 @@ class AIRLReward(nn.Module):
 
     needs_next = True
     needs_truth = False
+    needs_weights = False
     noise_in_reward = False
 
     def __init__(

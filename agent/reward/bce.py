@@ -18,6 +18,7 @@ class BCEReward(nn.Module):
 
     needs_next = False  # next feature, done and log pi(a|s)
     needs_truth = False  # the environment's reward
+    needs_weights = False  # whole trajectories, every pair with a weight by its time
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class IPMReward(nn.Module):
 
     needs_next = False
     needs_truth = False
+    needs_weights = False
     noise_in_reward = False
 
     def __init__(

@@ -13,6 +13,7 @@ class TruthReward(nn.Module):
     policy_data = "none"
     needs_next = False
     needs_truth = True
+    needs_weights = False
     noise_in_reward = False
 
     def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool, truth: Tensor | None = None) -> Tensor:

@@ -486,6 +486,21 @@ def test_averaged_weights_act(chunks: tuple[Chunk, Chunk]) -> None:
     assert slow_modules is not None and make_agent().slow is None
 
 
+def test_weights_of_another_run_keep_their_average() -> None:
+    """The short memory of a young average would replace it by one update's weights (``init=RUN``)."""
+    agent = make_agent(ema=0.9)
+    agent.options = dataclasses.replace(agent.options, ema_warm_up=False)
+    assert agent.slow is not None
+    before = [p.detach().clone() for p in agent.slow.parameters()]
+    newest = [*agent.world.parameters(), *agent.policy.actor.parameters()]
+    with torch.no_grad():
+        for p in newest:
+            p.add_(1.0)
+    agent.average(0)
+    for slow, was in zip(agent.slow.parameters(), before, strict=True):
+        torch.testing.assert_close(slow.data, was + 0.1, rtol=1e-5, atol=1e-5)
+
+
 def test_statistics_are_copied_and_not_averaged() -> None:
     """Features between two scales would mean something that neither policy was trained on."""
     torch.manual_seed(0)

@@ -14,10 +14,13 @@ import pytest
 
 from agent.config import CONFIGS
 from envs import toy
+from tests.agent.recorded import line
 from tests.agent.runs import assert_same, lines, local, start, state, trained
 
 STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", "dac", "hyper", "hyper_pess", "cmil",
-         "cmil_resets", "hype_official", "hyper_official")  # fmt: skip
+         "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "ml_irl", "ml_irl_s", "ml_irl_official",
+         "offline_ml_irl", "mopo")  # fmt: skip
+OFFLINE = ("offline_ml_irl", "mopo")  # learn from recorded transitions
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn")  # fmt: skip
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -31,8 +34,11 @@ SMALL: dict[str, tuple[str, ...]] = {
 
 def settings(obs: str, algo: str) -> tuple[str, ...]:
     """Arguments of a tiny run of a method."""
-    offline = algo.startswith("bc") and algo != "bc_reg"
-    if offline:
+    if algo in OFFLINE:
+        rare = ("size.epoch=8", "size.offline_ml_every=8", "size.offline_fit=20", "data.updates_per_step=1")
+        batch = ("data.batch=16", "data.length=2", f"dataset={line()}")
+        return (f"algo={algo}", "obs=state", *batch, *rare, "steps=24", "eval.every=24")
+    if algo.startswith("bc") and algo != "bc_reg":
         return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
     more = ("steps=90", "eval.every=90")
     fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
@@ -72,7 +78,7 @@ def test_one_cycle(whole: Callable[[str, str], Path], obs: str, algo: str) -> No
             assert np.isfinite(np.asarray(value.float())).all(), (name, key)
     counters = found["counters"]
     online = counters.get("env_steps", 0) > 0
-    assert online == (not algo.startswith("bc") or algo == "bc_reg")
+    assert online == (algo not in OFFLINE and (not algo.startswith("bc") or algo == "bc_reg"))
     assert counters["updates"] >= 6
     if online:
         assert counters["env_steps"] == counters["env_steps/policy"] + counters.get("env_steps/seed", 0)
@@ -90,12 +96,13 @@ def test_methods_differ_in_what_they_do(whole: Callable[[str, str], Path]) -> No
     assert "train/reward/gap" in seen["mm"] and "train/model/imagined" not in seen["mm"]
 
 
-@pytest.mark.parametrize("algo", ["hyper", "hype", "airl", "cmil", "filter"])
+@pytest.mark.parametrize("algo", ["hyper", "hype", "airl", "cmil", "filter", "ml_irl", "offline_ml_irl"])
 def test_true_rewards_never_reach_a_learner(
     whole: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
 ) -> None:
-    """Algorithms 5.1.3: poisoned rewards of the environment, the same parameters."""
+    """Algorithms 5.1.3: poisoned rewards of environment and data set, the same parameters."""
     clean = whole("state", algo)
+    recorded = (f"dataset={line(poison=True)}",) if algo in OFFLINE else ()
     real: Any = toy.LineEnv.step
 
     def poisoned(self: Any, action: np.ndarray) -> Any:
@@ -103,14 +110,14 @@ def test_true_rewards_never_reach_a_learner(
         return obs, float("nan"), *rest
 
     monkeypatch.setattr(toy.LineEnv, "step", poisoned)
-    start(tmp_path / "poisoned", *settings("state", algo))
+    start(tmp_path / "poisoned", *settings("state", algo), *recorded)
     assert_same(clean, tmp_path / "poisoned")
 
 
-@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil"])
+@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil", "ml_irl", *OFFLINE])
 def test_resumed_equals_uninterrupted(whole: Callable[[str, str], Path], tmp_path: Path, algo: str) -> None:
     """Algorithms 5.7.5, with imagined transitions, fits and reward rounds in between."""
-    for steps in (30, 60, 90):
+    for steps in (7, 17, 24) if algo in OFFLINE else (30, 60, 90):
         start(tmp_path / "pieces", *settings("state", algo), f"steps={steps}")
     assert_same(whole("state", algo), tmp_path / "pieces")
 
@@ -123,3 +130,67 @@ def test_experts_learn_from_the_true_reward_and_nothing_else(run_dir: Path, tmp_
     assert rewards and all(0 <= r <= 1 for r in rewards), "LineEnv's reward is a share of good steps"
     assert not trained(run_dir)["modules"].get("reward")
     start(tmp_path / "none", "algo=hype", "demos=none", *SMALL["state"], expect=1)
+
+
+def test_methods_on_recorded_transitions_never_step_an_environment(whole: Callable[[str, str], Path]) -> None:
+    """Algorithms 5.1.6; and they do what they say: one fit, rollouts every epoch, rounds after the first."""
+    for algo in OFFLINE:
+        found = state(whole("state", algo))
+        counters = found["counters"]
+        assert found["step"] == counters["updates"] == 24
+        assert not any(value for name, value in counters.items() if name.startswith(("env_steps", "episodes")))
+        seen = [key for line in lines(whole("state", algo)) for key in line]
+        fits = [line for line in lines(whole("state", algo)) if "train/model/mse" in line]
+        assert len(fits) == 1 and fits[0]["step"] == 2, "logged every second update: of the first ones alone"
+        assert seen.count("train/model/imagined") == 3
+        rounds = {"offline_ml_irl": 2, "mopo": 1}[algo]  # from update 8 on every 8; once
+        assert counters["reward_rounds"] == rounds
+    held = state(whole("state", "offline_ml_irl"))["replay"]["episodes"]
+    assert [bool(entry[3]) for entry in held] == [True] * 3 + [False] * 20
+
+
+def test_a_reward_can_be_taken_to_another_run(whole: Callable[[str, str], Path], run_dir: Path) -> None:
+    """Reward transfer (algorithms 3.11): frozen in MOPO, without demonstrations or true rewards."""
+    source = whole("state", "offline_ml_irl")
+    poisoned = f"dataset={line(poison=True)}"
+    start(run_dir, *settings("state", "mopo"), poisoned, "reward=frozen", f"reward.path={source}")
+    given, kept = (trained(run)["modules"]["reward"] for run in (source, run_dir))
+    assert {f"learned.{key}" for key in given} | {"mean", "std"} == set(kept)
+    assert all(np.array_equal(value, kept[f"learned.{key}"]) for key, value in given.items()), "nothing of it moves"
+    assert "reward" not in trained(run_dir)["optimisers"]
+
+
+def test_an_adaptive_penalty_resumes_with_its_coefficient(run_dir: Path, tmp_path: Path) -> None:
+    options = (*settings("state", "offline_ml_irl"), "penalty.target=0.01")
+    start(run_dir, *options, "steps=16")
+    for steps in (9, 16):
+        start(tmp_path / "pieces", *options, f"steps={steps}")
+    assert_same(run_dir, tmp_path / "pieces")
+    assert float(trained(run_dir)["modules"]["coefficient"]["log_alpha"]) < -0.001, "u is far above the target"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("algo=offline_ml_irl",), "learns from recorded transitions: dataset=PATH is missing"),
+        (("algo=ml_irl", "dataset=somewhere"), "algo=ml_irl makes its own transitions"),
+        (("algo=offline_ml_irl", "dataset={line}", "demos=none"), "demos=none: algo=offline_ml_irl learns from demon"),
+        (("algo=mopo", "dataset={poisoned}"), "reward: is not told, or not finite, in some row"),
+        (("algo=mopo", "dataset={line}", "reward=frozen"), "reward.path=DIR is missing"),
+        (("algo=mopo", "dataset={line}", "reward=frozen", "reward.path=nowhere"), "nowhere: no such run folder"),
+        (("algo=offline_ml_irl", "dataset={line}", "data.episodes_per_cycle=1"), "steps no environment"),
+        (("algo=offline_ml_irl", "dataset={line}", "reward.policy_data=fresh"), "policy_data=fresh"),
+        (("algo=ml_irl", "reward.policy_data=imagined"), "this world model has no dynamics"),
+        (("algo=gail", "reward=fitted"), "is fitted to the rewards of a data set"),
+        (("algo=ml_irl", "obs=pixels"), "obs=state"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    paths = {"line": line(), "poisoned": line(poison=True)}
+    given = [argument.format(**paths) for argument in arguments]
+    obs = () if any(argument.startswith("obs=") for argument in arguments) else ("obs=state",)
+    start(tmp_path / "run", *given, *obs, expect=1)
+    error = capsys.readouterr().err.strip()
+    assert told in error and "\n" not in error, error

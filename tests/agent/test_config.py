@@ -13,6 +13,7 @@ import torch
 from agent import config, trainer
 from agent.build import ConfigError
 from agent.config import CONFIGS, dump_config, load_config, read_config
+from tests.agent.recorded import line
 from tests.agent.runs import local, overrides, start
 
 
@@ -80,7 +81,8 @@ def test_the_official_preset_is_the_codes_column() -> None:
     assert {key: at(found, key) for key in OFFICIAL} == OFFICIAL
     for name in ("world", "reward", "actor", "critics"):
         kind = {} if name == "world" else {"kind": "adam"}
-        assert found["optim"][name] == {"lr": 3e-4, "clip": 100.0, "eps": 1e-5, "wd": 1e-6} | kind
+        more = {"l2": 0.0} if name == "reward" else {}
+        assert found["optim"][name] == {"lr": 3e-4, "clip": 100.0, "eps": 1e-5, "wd": 1e-6} | kind | more
     stages = [(s["updates"], sorted(s["parts"])) for s in found["data"]["stages"]]
     assert stages == [(1000, ["policy", "reward", "world"]), (100, ["clone", "world"])]
 
@@ -142,7 +144,8 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
 # one for every file of every part's folder
 READERS = (
     *(("pixels", algo, ()) for algo in ("cmil", "vmail", "bc_rssm", "bc_cnn")),
-    *(("state", algo, ()) for algo in ("hyper", "airl", "expert")),
+    *(("state", algo, ()) for algo in ("hyper", "airl", "expert", "ml_irl")),
+    *(("state", algo, (f"dataset={line()}", "size.epoch=1")) for algo in ("offline_ml_irl", "mopo")),
     ("state", "hype", ("policy=td3_bc",)),
 )
 
@@ -168,7 +171,7 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
     for obs, algo, more in READERS:
         read: set[str] = set()
         monkeypatch.setattr(config, "load_config", lambda o, r=read: (Noting(load(o)[0], r), ""))
-        offline = algo.startswith("bc")
+        offline = algo.startswith("bc") or bool(more and more[0].startswith("dataset"))
         length = ("steps=2",) if offline else ("steps=60", "data.updates_per_step=0.04", "data.seed_steps=0")
         small = ("world_model.max_updates=5",) if algo == "hyper" else ()
         given = (f"algo={algo}", f"obs={obs}", *more, *length, *small, "eval.videos=true")
@@ -176,7 +179,7 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
         known = set(leaves(load(overrides(tmp_path, *given))[0]))
         kept_up |= read & upkeep
         read |= {"data.regime"} | quoted | upkeep | (steps_only if offline else set())
-        read |= {"n_demos", "data.expert_fraction"} if algo == "expert" else set()
+        read |= {"n_demos", "data.expert_fraction"} if algo in ("expert", "mopo") else set()
         unread[f"{obs} {algo}"] = {key for key in known - read if not key.startswith(("size.", "optim."))}
     assert not set.union(*unread.values()), unread
     assert kept_up == upkeep, upkeep - kept_up
@@ -250,7 +253,7 @@ def test_values_arrive_as_what_they_are() -> None:
     found, _ = load_config([*given, "task.options.subtasks=[kettle]", "task=kitchen", "quiet=true"])
     assert found["steps"] == 100_000 and isinstance(found["steps"], int)
     assert (found["policy"]["gamma"], found["minutes"], found["data"]["expert_fraction"]) == (0.9, 2.5, 0.5)
-    assert found["task"]["options"] == {"subtasks": ["kettle"]} and found["quiet"] is True and found["run"] is None
+    assert found["task"]["options"]["subtasks"] == ["kettle"] and found["quiet"] is True and found["run"] is None
 
 
 def test_a_configuration_survives_its_file(tmp_path: Path) -> None:

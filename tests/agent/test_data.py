@@ -468,3 +468,19 @@ def test_extents_merge_and_wrap() -> None:
     for start, n in ((8, 2), (0, 1), (2, 3), (5, 3)):
         free.give(start, n)
     assert free.spans == [(0, 10)]
+
+
+def test_pairs_know_their_time_and_their_episode(tmp_path: Path) -> None:
+    """Likelihood sums whole trajectories with weights by time; rewards of the data set belong to their actions."""
+    replay = make(tmp_path, truth=True)
+    for base, n in ((100, 4), (200, 6), (300, 3)):
+        rows = counting(n, base)
+        replay.add_episode(**rows, expert=base == 100, truth=rows["action"][:, 0] + 1)
+    found = replay.pairs("online")
+    assert found.time.tolist() == [0, 1, 2, 3, 4, 0, 1] and found.episode.tolist() == [0] * 5 + [1] * 2
+    np.testing.assert_array_equal(found.obs[:, 0] % 100, found.time)
+    assert found.truth is not None
+    np.testing.assert_array_equal(found.truth, found.action[:, 0] + 1)
+    np.testing.assert_allclose(found.position, found.time / np.array([5, 2])[found.episode])
+    assert replay.pairs("expert").episode.tolist() == [0, 0, 0], "counted among those asked for"
+    assert make(tmp_path / "other").truth is False

@@ -144,3 +144,43 @@ def test_bad_penalties_are_told() -> None:
 def test_heads_compute_a_std_only_where_it_is_needed() -> None:
     needs = {name for name in ALL if make_penalty(name, 1.0).needs_std}
     assert needs == {"max_aleatoric", "ens_var", "ens_std"}
+
+
+# ---------------------------------------------------------------------- a coefficient that adapts
+
+
+@pytest.mark.parametrize(("u", "target", "alpha"), [(0.5, 1.0, 1.0), (4.0, 0.1, 3.0), (0.01, 0.5, 0.5)])
+def test_an_adaptive_coefficient_converges_to_its_target(u: float, target: float, alpha: float) -> None:
+    """Algorithms 5.3.6, on a constant stream, from above and from below."""
+    penalty = make_penalty("ens_std", alpha, target, rate=0.02)
+    assert penalty.coefficient is not None and float(penalty.alpha) == pytest.approx(alpha)
+    gaps = []
+    for _ in range(800):
+        penalty.adapt(torch.full((7, 3), u))
+        gaps.append(abs(float(penalty.alpha) * u - target))
+    assert gaps[-1] < 1e-3 * target
+    assert all(after <= before + 1e-9 for before, after in itertools.pairwise(gaps)), "without overshooting"
+
+
+def test_where_nothing_is_uncertain_the_coefficient_grows_slowly() -> None:
+    """u = 0 has no answer: a step of at most ``rate``, never infinity."""
+    penalty = make_penalty("ens_std", 1.0, 1.0, rate=0.1)
+    for _ in range(10):
+        penalty.adapt(torch.zeros(5))
+    assert float(penalty.alpha) == pytest.approx(math.exp(1.0))
+    penalty.adapt(torch.full((5,), 1e9))
+    assert float(penalty.alpha) == pytest.approx(math.exp(0.9)), "nor does one bad rollout end all penalties"
+
+
+def test_the_adaptive_coefficient_is_the_one_that_is_used() -> None:
+    penalty = make_penalty("ens_std", 2.0, 1.0)
+    torch.testing.assert_close(penalised(torch.ones(3), torch.ones(3), penalty), torch.full((3,), -1.0))
+    fixed = make_penalty("ens_std", 2.0)
+    fixed.adapt(torch.full((3,), 1e6))
+    assert fixed.alpha == 2.0
+
+
+def test_targets_that_nothing_reaches_are_refused() -> None:
+    for given in (("none", 0.0, 1.0), ("ens_std", 0.0, 1.0), ("ens_std", 1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"penalty\.target"):
+            make_penalty(*given)

@@ -28,6 +28,11 @@ DATA: dict[str, Any] = {
     "reward_steps": 2,
     "reward_batch": 16,
     "reward_restart": True,
+    "reward_start": 0,
+    "reward_horizon": 0,
+    "reward_rollouts": 4,
+    "imagine_every": 5,
+    "episodes_per_cycle": 1,
 }
 
 
@@ -59,7 +64,7 @@ class World(nn.Module):
 class Reward(nn.Module):
     """Keeps the pairs of its rounds."""
 
-    policy_data, needs_next, needs_truth = "fresh", False, False
+    policy_data, needs_next, needs_truth, needs_weights = "fresh", False, False, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +155,7 @@ def test_fit_sees_every_transition_once(replay: Replay) -> None:
 
 def test_rounds_join_demonstrations_and_the_named_episodes(replay: Replay) -> None:
     work = upkeep(replay)
-    work.reward_round(1, np.random.default_rng(0), replay.ids("online")[-1:])
+    work.rounds.play(1, np.random.default_rng(0), replay.ids("online")[-1:])
     expert, policy = work.agent.reward.seen[0]
     assert bool((expert[:, 0] >= 500).all()) and bool(((policy[:, 0] >= 100) & (policy[:, 0] < 110)).all())
     for x in (expert, policy):
@@ -197,3 +202,19 @@ def test_expert_resets_and_their_window(replay: Replay) -> None:
 
 def test_horizon_grows_linearly(replay: Replay) -> None:
     assert [upkeep(replay).horizon(s) for s in (0, 100, 150, 200, 1e9)] == [1, 1, 2, 3, 3]
+
+
+def test_cadences_that_come_once_or_start_later(replay: Replay) -> None:
+    """Where nothing is stepped, updates count; 0 is once (algorithms 3.10: a model that is fitted and then frozen)."""
+    work = upkeep(replay, updates_per_step=1.0, fit_every=0, reward_every=6, reward_start=4, episodes_per_cycle=0)
+    counters, rng, horizons = defaultdict(float), np.random.default_rng(0), []
+    real = work.imagine
+    work.imagine = lambda step, rng: horizons.append(step) or real(step, rng)  # type: ignore[method-assign]
+    rounds = []
+    for update in range(17):
+        before = counters["reward_rounds"]
+        work.before(counters, rng, [])
+        counters["updates"] += 1
+        rounds += [update] if counters["reward_rounds"] > before else []
+    assert len(work.agent.world.fitted) == 1 and rounds == [4, 10, 16] and horizons == [0, 5, 10, 15]
+    assert "env_steps" not in counters

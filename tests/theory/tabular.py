@@ -124,3 +124,46 @@ def improved(
             break
         policy = np.where(better[..., None], np.eye(policy.shape[-1])[q.argmax(-1)], policy)
     return policy
+
+
+# ---------------------------------------------------------------------- entropy-regularised optima (temperature 1)
+
+
+def soft_backup(dynamics: Array, reward: Array, q: Array, gamma: float = GAMMA) -> Array:
+    """The soft Bellman operator: r + gamma E[log sum exp Q(s', .)], (n, S, A)."""
+    return reward + gamma * np.einsum("nsat,nt->nsa", dynamics, soft_value(q))
+
+
+def soft_value(q: Array) -> Array:
+    """log sum_a exp Q: (n, S, A) -> (n, S)."""
+    top = q.max(-1)
+    return top + np.log(np.exp(q - top[..., None]).sum(-1))
+
+
+def soft_optimum(dynamics: Array, reward: Array, gamma: float = GAMMA) -> tuple[Array, Array, Array]:
+    """V (n, S), Q and policy (n, S, A) of the fixed point; pi = exp(Q - V)."""
+    q = np.zeros_like(reward)
+    for _ in range(5000):
+        ahead = soft_backup(dynamics, reward, q, gamma)
+        gap, q = np.abs(ahead - q).max(), ahead
+        if gap < 1e-14 * max(1.0, float(np.abs(q).max())):
+            break
+    v = soft_value(q)
+    return v, q, np.exp(q - v[..., None])
+
+
+def entropies(policy: Array) -> Array:
+    """Of pi(.|s): (n, S, A) -> (n, S)."""
+    return -(policy * np.log(np.maximum(policy, 1e-300))).sum(-1)
+
+
+def discounted_entropy(dynamics: Array, policy: Array, start: Array, gamma: float = GAMMA) -> Array:
+    """Ent(pi) = E_pi sum gamma^t H(pi(.|s_t)): (n,)."""
+    visits = occupancy(dynamics, policy, start, gamma).sum(-1) / (1 - gamma)
+    return (visits * entropies(policy)).sum(-1)
+
+
+def likelihood(dynamics: Array, expert: Array, policy: Array, start: Array, gamma: float = GAMMA) -> Array:
+    """L = E_E sum gamma^t log pi(a_t|s_t): (n,)."""
+    rho = occupancy(dynamics, expert, start, gamma)
+    return mean(rho, np.log(np.maximum(policy, 1e-300))) / (1 - gamma)
