@@ -70,7 +70,7 @@ def test_the_trained_policys_most_likely_actions_are_recorded(run: Path, tmp_pat
         getattr(agent, name).load_state_dict(module)
     acting = agent.policy.actor if agent.slow is None else agent.slow["actor"]
     with torch.no_grad():
-        wanted = acting(torch.from_numpy(episode.obs["state"][:-1])).mode().numpy()
+        wanted = acting(agent.world.latent(torch.from_numpy(episode.obs["state"][:-1])).feat).mode().numpy()
     np.testing.assert_allclose(episode.action[1:], wanted, atol=1e-6)
     first, again, mode = (
         dataset.read(record.record(Options(run, tmp_path / name, 1, sampled=sampled, device="cpu"))[0])[0].action
