@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from agent.imagine import imagine, penalised
 from agent.memory import TransitionMemory
 from agent.optim import Optimiser
 from agent.penalties import Penalty
-from agent.policy.base import ClonePairs, DataPairs, PolicyBatch, TransitionBatch, row_shares
+from agent.policy.base import BothBatch, ClonePairs, DataPairs, PolicyBatch, TransitionBatch, row_shares
 from agent.starts import Starts, StartSet
 from envs.episode import to_pairs
 from models.latent import Latent, Losses, Rollout, Transitions
@@ -73,11 +73,12 @@ class Agent(nn.Module):
         if self.slow is not None:
             self.slow.requires_grad_(False)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
-        learned = [] if reward is None else [p for p in reward.parameters() if p.requires_grad]
-        if learned:
+        if hasattr(reward, "groups"):
+            groups |= reward.groups()
+        elif reward is not None and (learned := [p for p in reward.parameters() if p.requires_grad]):
             groups["reward"] = learned
         # an encoder that the policy trains belongs to the critics where there are some (P-DAC), else to the actor
-        trains = "critics" if policy.wants == "transitions" else "actor"
+        trains = "critics" if policy.wants in ("transitions", "both") else "actor"
         for name, params in policy.groups().items():
             extra = list(world.parameters()) if name == trains and world.learns == "policy" else []
             groups[name] = [*params, *extra]
@@ -145,6 +146,8 @@ class Agent(nn.Module):
                 losses, found = self.policy.clone(PolicyBatch(clone))
             elif self.policy.wants == "transitions":
                 losses, found = self._transition_losses(own, demo, clone, agent_chunk, expert_chunk, index)
+            elif self.policy.wants == "both":
+                losses, found = self.policy.losses(self._both(own, demo, clone, agent_chunk, expert_chunk))
             else:
                 losses, found = self._imagined_losses(own, demo, clone, agent_chunk)
             metrics |= found
@@ -264,6 +267,12 @@ class Agent(nn.Module):
         found, more = self.policy.losses(TransitionBatch(pairs, reward, clone, index))
         metrics |= more | {"reward": learned.mean(), "reward_std": learned.std(), "u": u.mean()}
         return losses | found, metrics
+
+    @staticmethod
+    def _both(own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, expert_chunk: Chunk) -> BothBatch:
+        """Demonstrated and own transitions, for a policy that compares them itself."""
+        real = transitions(own, chunk)
+        return BothBatch(transitions(demo, expert_chunk), replace(real, weight=real.weight * _own_pairs(chunk)), clone)
 
     def _reward_weights(self, *kinds: Tensor) -> tuple[Tensor, ...]:
         """Weights (n,) of pairs that may be used or not: a likelihood's sums become means, since chunks and rollouts of

@@ -28,7 +28,7 @@ from models.state_model import CLIP
 CARD, WEIGHTS = "reward.json", "reward.safetensors"
 FORMAT = 1
 # kinds of reward that are functions of (s, a) alone
-PORTABLE = ("ml", "ipm", "bce", "fitted")
+PORTABLE = ("ml", "ipm", "bce", "fitted", "f_div")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ from agent.memory import TransitionMemory
 from agent.penalties import make_penalty
 from agent.policy.backprop import BackpropPolicy
 from agent.policy.bc import BCPolicy
+from agent.policy.iq import IQPolicy
+from agent.policy.nu_dice import NuDicePolicy
 from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.f_div import FDivReward
 from agent.reward.fitted import FittedReward
 from agent.reward.frozen import FrozenReward
 from agent.reward.ipm import IPMReward
@@ -75,6 +78,7 @@ REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
     "ipm": lambda config, world, action: IPMReward(world.feat, action, **_without(config, "kind")),
     "airl": lambda config, world, action: AIRLReward(world.feat, action, **_without(config, "kind")),
     "ml": lambda config, world, action: MLReward(world.feat, action, **_without(config, "kind")),
+    "f_div": lambda config, world, action: FDivReward(world.feat, **_without(config, "kind")),
     "fitted": lambda config, world, action: FittedReward(world.feat, action, **_without(config, "kind")),
     "frozen": _frozen,
     "truth": lambda config, world, action: TruthReward(),
@@ -87,6 +91,8 @@ STARTS: dict[str, Callable[[Config], Any]] = {
 POLICIES: dict[str, Callable[[Config, int, int], Any]] = {
     "backprop": lambda config, feat, action: BackpropPolicy(feat, action, **_without(config, "kind", "horizon")),
     "bc": lambda config, feat, action: BCPolicy(feat, action, **_without(config, "kind")),
+    "iq": lambda config, feat, action: IQPolicy(feat, action, **_without(config, "kind")),
+    "nu_dice": lambda config, feat, action: NuDicePolicy(feat, action, **_without(config, "kind")),
     "sac": lambda config, feat, action: SACPolicy(feat, action, **_without(config, "kind")),
     "td3_bc": lambda config, feat, action: TD3BCPolicy(feat, action, **_without(config, "kind")),
 }
@@ -118,14 +124,16 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     policy = _make(POLICIES, config, "policy", world.feat, action).to(device)
     if policy.wants == "rollout" and not world.can_imagine:
         raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
-    if policy.wants != "pairs" and reward is None:
+    if policy.wants == "both" and reward is not None:
+        raise ConfigError("policy: this optimiser owns its reward and takes no other: reward=none")
+    if policy.wants in ("rollout", "transitions") and reward is None:
         raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
     if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
         raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
     source = "none" if reward is None else reward.policy_data
     offline = config["data"]["regime"] == "offline"
-    if source == "fresh" and (offline or not hasattr(world, "latent")):
-        raise ConfigError("reward.policy_data=fresh: rounds on new episodes need an environment, and obs=state")
+    if source in ("fresh", "tracks") and (offline or not hasattr(world, "latent")):
+        raise ConfigError(f"reward.policy_data={source}: rounds on new episodes need an environment, and obs=state")
     if source == "imagined" and not world.can_imagine:
         raise ConfigError("reward.policy_data=imagined: this world model has no dynamics")
     if source == "truth" and not offline:

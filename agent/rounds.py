@@ -4,6 +4,8 @@ Where a round's pairs come from is the reward's ``policy_data``:
 
     fresh      the newest episodes of the environment
     imagined   rollouts in the model that begin where the demonstrations begin (starts ``expert_init``)
+    tracks     the newest episodes as whole trajectories, to which demonstrations are joined; each round first trains a
+               classifier between the states of both
     truth      the transitions of the data set with their true rewards: nothing is compared, the reward is fitted
 
 A reward that ``needs_weights`` sees whole trajectories, every pair with a weight by its time; others see pairs drawn
@@ -22,14 +24,18 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.data import Replay, RowPairs
 from agent.imagine import imagine
+from agent.reward.f_div import Trajectories
 
 
 class Tracks(NamedTuple):
-    """The pairs of ``number`` trajectories: feat (n, F), action (n, A), time (n,) since each one's start."""
+    """The pairs of ``number`` trajectories: feat (n, F), action (n, A), time (n,) since each one's start, and done (n,)
+    bool where it terminates with this pair.
+    """
 
     feat: Tensor
     action: Tensor
     time: Tensor
+    done: Tensor
     number: int
 
 
@@ -43,7 +49,8 @@ class RewardRounds:
         # a policy that learns on rollouts hands its own to the reward, in every gradient step
         self.imagined = source == "imagined" and agent.policy.wants == "transitions"
         self.fitted = source == "truth"
-        self.wanted = source == "fresh" or self.imagined or self.fitted
+        self.whole = source == "tracks"
+        self.wanted = source == "fresh" or self.imagined or self.fitted or self.whole
 
     def play(self, k: int, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
         """Round k = 1, 2, ... of ``reward_steps`` steps; ``recent``: the newest episodes; empty: all.
@@ -54,7 +61,12 @@ class RewardRounds:
         optimiser = self.agent.optimisers["reward"]
         if self.data["reward_restart"]:
             optimiser.restart(optimiser.lr / max(k - 1, 1))
-        found = self._fit(optimiser, rng) if self.fitted else self._compare(optimiser, rng, recent)
+        if self.fitted:
+            found = self._fit(optimiser, rng)
+        elif self.whole:
+            found = self._match(optimiser, rng, recent)
+        else:
+            found = self._compare(optimiser, rng, recent)
         return {f"reward/{name}": value.detach() for name, value in found.items()}
 
     def _fit(self, optimiser: Any, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -87,11 +99,29 @@ class RewardRounds:
             found["grad"] = optimiser.step(losses.total)
         return found | more
 
+    def _match(self, optimiser: Any, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
+        """The classifier's steps, then the reward's, on the same trajectories (algorithms 3.8)."""
+        reward, classifier = self.agent.reward, self.agent.optimisers["classifier"]
+        found: dict[str, Tensor] = {}
+        more: dict[str, Tensor] = {}
+        kinds = [self._tracks(self.replay.pairs("expert")), self._tracks(self.replay.pairs("online", recent or None))]
+        x = [reward.inputs(tracks.feat, tracks.action, noisy=True) for tracks in kinds]
+        for _ in range(reward.ratio_steps):
+            rows = (torch.from_numpy(rng.integers(0, len(each), reward.ratio_batch)).to(each.device) for each in x)
+            losses, found = reward.ratio_loss(*(each[row] for each, row in zip(x, rows, strict=True)))
+            classifier.step(losses.total)
+        drawn = rng.multinomial(kinds[1].number, np.full(kinds[0].number, 1 / kinds[0].number))
+        told = joined(x, kinds, self._tensor(drawn).float())
+        for _ in range(self.data["reward_steps"]):
+            losses, more = reward.loss(told)
+            more["grad"] = optimiser.step(losses.total)
+        return found | more
+
     def _tracks(self, pairs: RowPairs) -> Tracks:
         """Of each episode the first ``reward_horizon`` pairs (0: all), as tensors."""
         kept = pairs.time < (self.data["reward_horizon"] or len(pairs.time))
-        feat, action, time = self._feat(pairs.obs[kept]), pairs.action[kept], pairs.time[kept]
-        return Tracks(feat, self._tensor(action), self._tensor(time), int(pairs.episode[-1]) + 1)
+        action, time, done = (self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done))
+        return Tracks(self._feat(pairs.obs[kept]), action, time, done, int(pairs.episode[-1]) + 1)
 
     @torch.no_grad()
     def _rollouts(self, expert: RowPairs) -> tuple[Tracks, dict[str, Tensor]]:
@@ -112,7 +142,8 @@ class RewardRounds:
         rollout = imagine(agent.world, agent.policy.actor, start, int(limit.max()), agent.penalty)
         time = torch.arange(len(rollout.action), device=limit.device)[:, None].expand(-1, len(limit))
         there = (rollout.alive[:-1] > 0) & (time < limit)
-        tracks = Tracks(rollout.feat[:-1][there], rollout.action[there], time[there], len(limit))
+        done = rollout.alive[1:] == 0
+        tracks = Tracks(rollout.feat[:-1][there], rollout.action[there], time[there], done[there], len(limit))
         return tracks, {"u": rollout.u[there].mean(), "length": there.float().sum(0).mean()}
 
     def _batch(self, tracks: Tracks, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -129,3 +160,30 @@ class RewardRounds:
 
     def _feat(self, obs: np.ndarray) -> Tensor:
         return self.agent.world.latent(self._tensor(obs)).feat
+
+
+def joined(x: Sequence[Tensor], kinds: Sequence[Tracks], drawn: Tensor) -> Trajectories:
+    """The expert's and the policy's inputs x (n, X), (m, X) of episodes one after the other, as one set of
+    trajectories; each of the expert's counts ``drawn`` (number,) times.
+    """
+    horizon = max(int(tracks.time.max()) + 1 for tracks in kinds)
+    track, rest, left = [], [], []
+    for tracks in kinds:
+        track.append((tracks.time == 0).cumsum(0) - 1)
+        lost = (horizon - 1 - tracks.time) * tracks.done
+        rest.append(torch.zeros(tracks.number, device=lost.device).index_add(0, track[-1], lost.float()))
+        left.append(rest[-1].sum() / (rest[-1].sum() + len(lost)))
+    # what only one side knows has no ratio: bounded here, and again where the ratio is taken
+    log_alive, log_rest = (
+        share[0].clamp_min(1e-6).log() - share[1].clamp_min(1e-6).log() for share in ([1 - x for x in left], left)
+    )
+    count = torch.cat([drawn, torch.ones_like(rest[1])])
+    return Trajectories(
+        torch.cat(list(x)),
+        torch.cat([track[0], track[1] + kinds[0].number]),
+        count / count.sum(),
+        torch.cat(rest),
+        torch.tensor(float(horizon), device=count.device),
+        log_alive,
+        log_rest,
+    )

@@ -88,7 +88,7 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
-        graphed = config["graph"] and agent.device.type == "cuda" and agent.policy.wants != "transitions"
+        graphed = config["graph"] and agent.device.type == "cuda" and agent.policy.wants not in ("transitions", "both")
         self._step = GraphedUpdate(agent) if graphed else agent.update
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()

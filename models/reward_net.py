@@ -34,6 +34,25 @@ class RewardNet(nn.Module):
         return self.net(x).float().squeeze(-1)
 
 
+class RatioNet(nn.Module):
+    """log of a density ratio: ``blocks`` residual layers h <- h + tanh(W h) of ``hidden`` units (f-IRL's classifier).
+
+    (..., F) -> (...), float32; higher = more expert-like.
+    """
+
+    def __init__(self, n_in: int, *, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.first, self.last = linear(n_in, hidden), linear(hidden, 1)
+        self.blocks = nn.ModuleList(linear(hidden, hidden) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logit of "expert"."""
+        h = torch.tanh(self.first(x))
+        for block in self.blocks:
+            h = h + torch.tanh(block(h))
+        return self.last(h).float().squeeze(-1)
+
+
 class CostNet(nn.Module):
     """K independent costs f_k (lower = more expert-like), ReLU, orthogonal weights, no output activation (HyPE code).
 

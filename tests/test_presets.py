@@ -21,10 +21,13 @@ from agent.optim import OAdam, Optimiser
 from agent.penalties import Coefficient, Penalty
 from agent.policy.backprop import BackpropPolicy
 from agent.policy.bc import BCPolicy
+from agent.policy.iq import IQPolicy
+from agent.policy.nu_dice import NuDicePolicy
 from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.f_div import FDivReward
 from agent.reward.fitted import FittedReward
 from agent.reward.frozen import FrozenReward
 from agent.reward.ipm import IPMReward
@@ -34,7 +37,7 @@ from agent.starts import MixtureStarts, ReplayStarts
 from models.actor_critic import Actor, Critics, DeterministicActor, SquashedActor
 from models.mlp_ensemble import FitOptions, MLPEnsemble
 from models.nets import MLP, Decoder, Encoder, StackedMLP
-from models.reward_net import CostNet, RewardNet, RunningMoments
+from models.reward_net import CostNet, RatioNet, RewardNet, RunningMoments
 from models.rssm import RSSM
 from models.state_model import StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
@@ -43,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
 STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_antmaze", "hyper_official"}
-STATE_ONLY |= {"ml_irl", "ml_irl_s", "ml_irl_official", "offline_ml_irl", "mopo"}
+STATE_ONLY |= {"ml_irl", "ml_irl_s", "ml_irl_official", "offline_ml_irl", "mopo", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
@@ -144,9 +147,20 @@ def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: s
 
 BUILT = (
     *(Agent, UpdateOptions, Penalty, Optimiser, ReplayStarts, MixtureStarts),
-    *(BCEReward, IPMReward, AIRLReward, RewardNet, CostNet, RunningMoments),
-    *(MLReward, FittedReward, FrozenReward, RewardRounds, Coefficient),
-    *(BackpropPolicy, BCPolicy, SACPolicy, TD3BCPolicy, Actor, SquashedActor, DeterministicActor, Critics),
+    *(BCEReward, IPMReward, AIRLReward, RewardNet, RatioNet, CostNet, RunningMoments),
+    *(MLReward, FDivReward, FittedReward, FrozenReward, RewardRounds, Coefficient),
+    *(
+        BackpropPolicy,
+        BCPolicy,
+        SACPolicy,
+        TD3BCPolicy,
+        IQPolicy,
+        NuDicePolicy,
+        Actor,
+        SquashedActor,
+        DeterministicActor,
+        Critics,
+    ),
     *(PixelWorldModel, FrameStack, RSSM, Encoder, Decoder, MLP, StackedMLP),
     *(StateModel, StateEnsemble, MLPEnsemble, FitOptions, TransitionMemory, OAdam),
 )
@@ -199,7 +213,10 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
         *((IPMReward, preset("hype", "small", obs)["reward"]) for obs in ("pixels", "state")),
         *((BackpropPolicy, cmil["policy"]), (BCPolicy, frames["policy"])),
         *((SACPolicy, hype["policy"]), (TD3BCPolicy, td3["policy"])),
+        (IQPolicy, preset("iq_learn", "small", "state")["policy"]),
+        (NuDicePolicy, preset("value_dice", "small", "state")["policy"]),
         (MLReward, preset("ml_irl", "small", "state")["reward"]),
+        (FDivReward, preset("f_irl", "small", "state")["reward"]),
         (FittedReward, preset("mopo", "small", "state")["reward"]),
         *((ReplayStarts, hype["starts"]), (MixtureStarts, hyper["starts"])),
     ]

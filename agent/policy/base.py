@@ -63,6 +63,17 @@ class TransitionBatch:
     index: int
 
 
+@dataclass(frozen=True)
+class BothBatch:
+    """What an optimiser that owns its reward (``wants = "both"``) compares in one update: demonstrated transitions and
+    the agent's own; weights of the latter are 0 where there are none yet. clone: demo pairs for the BC term.
+    """
+
+    expert: Transitions
+    own: Transitions
+    clone: ClonePairs
+
+
 class HasClone(Protocol):
     """A batch of either kind: all that cloning needs."""
 

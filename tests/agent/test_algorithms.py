@@ -19,10 +19,10 @@ from tests.agent.runs import assert_same, lines, local, start, state, trained
 
 STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", "dac", "hyper", "hyper_pess", "cmil",
          "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "ml_irl", "ml_irl_s", "ml_irl_official",
-         "offline_ml_irl", "mopo")  # fmt: skip
+         "offline_ml_irl", "mopo", "f_irl", "iq_learn", "value_dice")  # fmt: skip
 OFFLINE = ("offline_ml_irl", "mopo")  # learn from recorded transitions
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
-          "bc_cnn")  # fmt: skip
+          "bc_cnn", "iq_learn", "value_dice")  # fmt: skip
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
 # three episodes of 30 steps, the first of which only seeds
 SMALL: dict[str, tuple[str, ...]] = {
@@ -96,7 +96,9 @@ def test_methods_differ_in_what_they_do(whole: Callable[[str, str], Path]) -> No
     assert "train/reward/gap" in seen["mm"] and "train/model/imagined" not in seen["mm"]
 
 
-@pytest.mark.parametrize("algo", ["hyper", "hype", "airl", "cmil", "filter", "ml_irl", "offline_ml_irl"])
+@pytest.mark.parametrize(
+    "algo", ["hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn", "value_dice", "offline_ml_irl"]
+)
 def test_true_rewards_never_reach_a_learner(
     whole: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
 ) -> None:
@@ -114,7 +116,7 @@ def test_true_rewards_never_reach_a_learner(
     assert_same(clean, tmp_path / "poisoned")
 
 
-@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil", "ml_irl", *OFFLINE])
+@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil", "ml_irl", "f_irl", "iq_learn", "value_dice", *OFFLINE])
 def test_resumed_equals_uninterrupted(whole: Callable[[str, str], Path], tmp_path: Path, algo: str) -> None:
     """Algorithms 5.7.5, with imagined transitions, fits and reward rounds in between."""
     for steps in (7, 17, 24) if algo in OFFLINE else (30, 60, 90):
@@ -149,9 +151,10 @@ def test_methods_on_recorded_transitions_never_step_an_environment(whole: Callab
     assert [bool(entry[3]) for entry in held] == [True] * 3 + [False] * 20
 
 
-def test_a_reward_can_be_taken_to_another_run(whole: Callable[[str, str], Path], run_dir: Path) -> None:
+@pytest.mark.parametrize("algo", ["offline_ml_irl", "f_irl"])
+def test_a_reward_can_be_taken_to_another_run(whole: Callable[[str, str], Path], run_dir: Path, algo: str) -> None:
     """Reward transfer (algorithms 3.11): frozen in MOPO, without demonstrations or true rewards."""
-    source = whole("state", "offline_ml_irl")
+    source = whole("state", algo)
     poisoned = f"dataset={line(poison=True)}"
     start(run_dir, *settings("state", "mopo"), poisoned, "reward=frozen", f"reward.path={source}")
     given, kept = (trained(run)["modules"]["reward"] for run in (source, run_dir))
@@ -182,6 +185,8 @@ def test_an_adaptive_penalty_resumes_with_its_coefficient(run_dir: Path, tmp_pat
         (("algo=offline_ml_irl", "dataset={line}", "reward.policy_data=fresh"), "policy_data=fresh"),
         (("algo=ml_irl", "reward.policy_data=imagined"), "this world model has no dynamics"),
         (("algo=gail", "reward=fitted"), "is fitted to the rewards of a data set"),
+        (("algo=iq_learn", "reward=gail"), "owns its reward"),
+        (("algo=gail", "reward=none"), "needs a reward learner"),
         (("algo=ml_irl", "obs=pixels"), "obs=state"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_papers_differ_where_they_should() -> None:
     vmail, _ = load_config(["algo=vmail", "size=base"])
     assert (vmail["penalty"]["alpha"], vmail["world_model"]["members"], vmail["policy"]["critic"]) == (0.0, 1, "v")
     assert (vmail["policy"]["beta_bc"], vmail["reward"]["gp"], vmail["world_model"]["free_nats"]) == (0.0, "input", 3.0)
-    assert {name: group["lr"] for name, group in vmail["optim"].items() if name != "temperature"} == {
+    assert {name: vmail["optim"][name]["lr"] for name in ("world", "reward", "actor", "critics")} == {
         "world": 3e-4,
         "reward": 8e-5,
         "actor": 8e-5,
@@ -144,7 +144,7 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
 # one for every file of every part's folder
 READERS = (
     *(("pixels", algo, ()) for algo in ("cmil", "vmail", "bc_rssm", "bc_cnn")),
-    *(("state", algo, ()) for algo in ("hyper", "airl", "expert", "ml_irl")),
+    *(("state", algo, ()) for algo in ("hyper", "airl", "expert", "ml_irl", "f_irl", "iq_learn", "value_dice")),
     *(("state", algo, (f"dataset={line()}", "size.epoch=1")) for algo in ("offline_ml_irl", "mopo")),
     ("state", "hype", ("policy=td3_bc",)),
 )
