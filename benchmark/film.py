@@ -51,7 +51,7 @@ def film(options: Options) -> None:
         shown.append(sim.render(options.size))
     length = max(len(shown), len(pictures))
     clips = [np.stack(c + [c[-1]] * (length - len(c)))[:: options.every] for c in (shown, pictures)]
-    label = f"policy: {score:g} of {len(sim.subtasks)}"
+    label = f"policy: {round(score, 2):g} of {sim.full_score:g}"
     path = video.write_gif(options.out, video.side_by_side(clips, ["demonstration", label]), options.fps)
     print(f"{path}: {label}, {path.stat().st_size / 2**20:.1f} MiB")
 
