@@ -21,6 +21,10 @@ class ClonePairs:
     action: Tensor
     weight: Tensor
 
+    def detach(self) -> ClonePairs:
+        """Without history: cloning does not train what made the features."""
+        return ClonePairs(self.feat.detach(), self.action, self.weight)
+
 
 @dataclass(frozen=True)
 class DataPairs:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from agent.policy.base import BothBatch, ClonePairs, HasClone, clone_loss, row_shares
+from agent.policy.base import BothBatch, HasClone, clone_loss, row_shares
 from models.actor_critic import Critics, SquashedActor
 from models.latent import Losses, Transitions
 from models.nets import frozen
@@ -113,8 +113,7 @@ class NuDicePolicy(nn.Module):
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """The BC term alone (BC initialisation)."""
-        pairs = ClonePairs(batch.clone.feat.detach(), batch.clone.action, batch.clone.weight)
-        nll, metrics = clone_loss(self.actor, pairs)
+        nll, metrics = clone_loss(self.actor, batch.clone.detach())
         return {"actor": Losses(bc=nll)}, metrics
 
     def after_update(self, update: int) -> None:

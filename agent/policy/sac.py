@@ -131,7 +131,7 @@ class SACPolicy(nn.Module):
 
     def _clone_term(self, pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
         """L_BC (algorithms 2.8), or the mean squared error of sampled actions (BC-Reg; algorithms 3.5)."""
-        detached = ClonePairs(pairs.feat.detach(), pairs.action, pairs.weight)
+        detached = pairs.detach()
         if self.bc == "nll":
             return clone_loss(self.actor, detached)
         error = (self.actor(detached.feat).rsample() - pairs.action).square().mean(-1)

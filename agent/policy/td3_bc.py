@@ -96,8 +96,7 @@ class TD3BCPolicy(nn.Module):
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Least squares on the demos alone (BC initialisation)."""
-        pairs = ClonePairs(batch.clone.feat.detach(), batch.clone.action, batch.clone.weight)
-        nll, metrics = clone_loss(self.actor, pairs)
+        nll, metrics = clone_loss(self.actor, batch.clone.detach())
         return {"actor": Losses(bc=nll)}, metrics
 
     def after_update(self, update: int) -> None:

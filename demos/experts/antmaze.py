@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from demos import cli
-from demos.dataset import DemoError, save
 from demos.experts.ant import FALLEN, STEP, Gait, Legs, upright
+from demos.experts.recording import fill
 from envs.episode import Episode, EpisodeBuilder
 from envs.make import make
 
@@ -118,18 +116,6 @@ def record(env: Any, seed: int, noise: float = NOISE) -> Episode:
     return builder.finish()
 
 
-def verify(env: Any, episode: Episode) -> bool:
-    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6 and reaches the goal."""
-    assert episode.sim_state is not None
-    sim = env.unwrapped
-    _, info = env.reset(seed=episode.meta["seed"] + 1, options={"sim_state": episode.sim_state[0]})
-    for action, state in zip(episode.action[1:], episode.sim_state[1:], strict=True):
-        _, _, _, _, info = env.step(action)
-        if np.abs(sim.get_state() - state).max() > 1e-6:
-            return False
-    return bool(info["success"])
-
-
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command."""
@@ -142,35 +128,22 @@ class Options:
 
 
 def body(options: Options) -> None:
-    """Record until `episodes` successful, verified episodes are saved; seeds count up, failures are skipped."""
+    """Record until `episodes` verified episodes are saved, after those that are there."""
     if options.episodes < 1:
         raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
     if options.task not in TASKS:
         raise cli.UsageError(f"task={options.task}: expected one of {', '.join(TASKS)}")
     if options.noise < 0:
         raise cli.UsageError(f"noise={options.noise:g}: expected 0 or more")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
     env, replay = make(options.task, "state"), make(options.task, "state")
-    begun, kept, seed, steps = time.monotonic(), 0, options.seed, 0
-    while kept < options.episodes:
-        if seed - options.seed >= 10 * options.episodes:
-            raise DemoError(options.out, "episodes", f"only {kept} of {seed - options.seed} tries reached the goal")
-        episode = record(env, seed, options.noise)
-        steps += episode.steps
-        good = bool(episode.meta["success"]) and verify(replay, episode)
-        if good:
-            save(options.out / f"episode_{kept:02d}.npz", episode)
-            kept += 1
-        print(
-            f"seed {seed}: {'kept' if good else 'not kept'}, {episode.steps} steps; {kept}/{options.episodes} episodes,"
-            f" {steps / (time.monotonic() - begun):.0f} steps/s",
-            file=sys.stderr,
-            flush=True,
-        )
-        seed += 1
+    fill(
+        options.out,
+        options.episodes,
+        options.seed,
+        lambda seed: record(env, seed, options.noise),
+        replay,
+        lambda episode: f"{episode.steps} steps",
+    )
     env.close()
     replay.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ import gymnasium
 import numpy as np
 
 from demos import cli
-from demos.dataset import DemoError, files, read, save, write_atomic
+from demos.dataset import DemoError, write_atomic
 from demos.experts.hand_plan import HALF_TURN, HandPlanner, Search
+from demos.experts.recording import fill
 from envs.baoding import JOINTS
 from envs.episode import Episode, EpisodeBuilder
 from envs.make import make
@@ -73,18 +73,6 @@ def record(env: gymnasium.Env[Any, Any], seed: int, search: Search, gait: np.nda
     return builder.finish()
 
 
-def verify(env: gymnasium.Env[Any, Any], episode: Episode) -> bool:
-    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6, and success."""
-    assert episode.sim_state is not None
-    sim: Any = env.unwrapped
-    _, info = env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
-    for action, state in zip(episode.action[1:], episode.sim_state[1:], strict=True):
-        _, _, _, _, info = env.step(action)
-        if np.abs(sim.get_state() - state).max() > 1e-6:
-            return False
-    return bool(info["success"])
-
-
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command. One of out and gait is required."""
@@ -111,32 +99,14 @@ def body(options: Options) -> None:
 
 
 def _record_all(out: Path, options: Options) -> None:
-    """Fill `out` with episode_00.npz, episode_01.npz, ...; seeds count up, failures are skipped."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(out, "out", f"cannot be made: {error.strerror or error}") from error
-    there = files(out) if any(out.glob("*.npz")) else []
-    seed = max([options.seed, *(read(path)[0].meta["seed"] + 1 for path in there)])
-    kept, steps, begun = len(there), 0, time.monotonic()
     env, check = make("baoding", "pixels", limit=STEPS), make("baoding", "state", limit=STEPS)
     gait, search = load_gait(), Search(samples=options.samples, threads=options.threads)
-    while kept < options.episodes:
-        episode = record(env, seed, search, gait)
-        steps += episode.steps
-        good = verify(check, episode)
-        if good:
-            save(out / f"episode_{kept:02d}.npz", episode)
-            kept += 1
-        told = ", ".join(f"{name} {value:g}" for name, value in episode.meta["measures"].items())
-        speed = steps / (time.monotonic() - begun)
-        print(
-            f"seed {seed}: {'kept' if good else 'not kept'}, score {episode.meta['score']:.3f}, {told};"
-            f" {kept}/{options.episodes} episodes, {speed:.2f} steps/s",
-            file=sys.stderr,
-            flush=True,
-        )
-        seed += 1
+
+    def told(episode: Episode) -> str:
+        measures = (f"{name} {value:g}" for name, value in episode.meta["measures"].items())
+        return f"score {episode.meta['score']:.3f}, {', '.join(measures)}"
+
+    fill(out, options.episodes, options.seed, lambda seed: record(env, seed, search, gait), check, told)
     env.close()
     check.close()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,9 @@ import gymnasium
 import numpy as np
 
 from demos import cli
-from demos.dataset import DemoError, save
 from demos.experts.arm import JOINTS, Arm, rotation_error, tool_rotation, turned
 from demos.experts.kitchen_legs import Kitchen, Leg, Way, limited, postures
+from demos.experts.recording import fill
 from envs.episode import Episode, EpisodeBuilder
 from envs.make import make
 
@@ -208,18 +206,6 @@ def _moved_start(env: gymnasium.Env[Any, Any], seed: int, rng: np.random.Generat
     return state
 
 
-def verify(env: gymnasium.Env[Any, Any], episode: Episode) -> bool:
-    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6 and all subtasks."""
-    assert episode.sim_state is not None
-    sim: Any = env.unwrapped
-    _, info = env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
-    for action, state in zip(episode.action[1:], episode.sim_state[1:], strict=True):
-        _, _, _, _, info = env.step(action)
-        if np.abs(sim.get_state() - state).max() > 1e-6:
-            return False
-    return bool(info["success"])
-
-
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command."""
@@ -230,31 +216,17 @@ class Options:
 
 
 def body(options: Options) -> None:
-    """Record until `episodes` successful, verified episodes are saved; seeds count up, failures are skipped."""
+    """Record until `episodes` verified episodes are saved, after those that are there."""
     if options.episodes < 1:
         raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+
+    def told(episode: Episode) -> str:
+        done_at = episode.meta["done_at"]
+        subtasks = f"{len(done_at)}/{len(episode.meta['subtasks'])} subtasks"
+        return f"{subtasks}, last at step {max(done_at.values(), default=0)}"
+
     env, replay = make("kitchen", "pixels"), make("kitchen", "state")
-    begun, kept, seed, steps = time.monotonic(), 0, options.seed, 0
-    while kept < options.episodes:
-        episode = record(env, seed)
-        steps += episode.steps
-        done_at, subtasks = episode.meta["done_at"], episode.meta["subtasks"]
-        good = len(done_at) == len(subtasks) and verify(replay, episode)
-        if good:
-            save(options.out / f"episode_{kept:02d}.npz", episode)
-            kept += 1
-        speed = steps / (time.monotonic() - begun)
-        print(
-            f"seed {seed}: {'kept' if good else 'not kept'}, {len(done_at)}/{len(subtasks)} subtasks, last at step"
-            f" {max(done_at.values(), default=0)}; {kept}/{options.episodes} episodes, {speed:.0f} steps/s",
-            file=sys.stderr,
-            flush=True,
-        )
-        seed += 1
+    fill(options.out, options.episodes, options.seed, lambda seed: record(env, seed), replay, told)
     env.close()
     replay.close()
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from demos.experts.recording import verify
 from envs.episode import Episode
 
 
@@ -59,3 +61,18 @@ def cmil_hand(path: Path, rows: int = 4, seed: int = 0, side: int = 128) -> Path
     image = rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
     np.savez_compressed(path, image=image, action=action, obs=rng.normal(size=(rows, 40)), reward=zeros, discount=zeros)
     return path
+
+
+def assert_replays(env: Any, episode: Episode, row: int = 20, change: float = 0.05) -> None:
+    """A replay gives the recorded states and success, and a changed action does not.
+
+    Contacts amplify rounding, so another processor or MuJoCo version may leave the recording after a while.
+    """
+    assert episode.sim_state is not None
+    env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
+    env.step(episode.action[1])
+    if np.abs(env.get_state() - episode.sim_state[1]).max() > 1e-12:
+        pytest.skip("this machine's arithmetic differs from the recording's, so a replay cannot be exact")
+    assert verify(env, episode)
+    episode.action[row, 0] -= change * np.sign(episode.action[row, 0])
+    assert not verify(env, episode)

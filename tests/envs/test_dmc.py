@@ -18,6 +18,7 @@ from envs.rendering import select_backend
 pytest.importorskip("dm_control", reason="the extra dmc is not installed")
 
 from envs.dmc import TASKS  # noqa: E402
+from tests.envs.restored import actions, assert_continues  # noqa: E402
 
 SIZES = {
     "dmc-cartpole-swingup": (5, 1),
@@ -30,11 +31,6 @@ SIZES = {
 }
 # integrators, scenes that starts draw, touch sensors: one task of each kind
 VARIETY = (*SIZES, "dmc-finger-turn-easy", "dmc-manipulator-bring-ball", "dmc-point-mass-hard")
-
-
-def actions(env: Any, count: int, seed: int = 0) -> np.ndarray:
-    """Uniform actions, (count, A)."""
-    return np.random.default_rng(seed).uniform(-1, 1, (count, *env.action_space.shape))
 
 
 def package(task: str, env: Any) -> Any:
@@ -88,18 +84,7 @@ def test_observations_and_rewards_are_the_suites(task: str) -> None:
 @pytest.mark.parametrize("task", VARIETY)
 def test_restored_states_continue_exactly(task: str) -> None:
     env, other = make(task, "state"), make(task, "state")
-    env.reset(seed=0)
-    moves = actions(env, 30)
-    for move in moves[:10]:
-        last = env.step(move)[0]
-    state = env.get_state()
-    obs, _ = other.reset(seed=99, options={"sim_state": state})
-    assert np.array_equal(obs, last) and np.array_equal(other.get_state(), state)
-    for move in moves[10:]:
-        expected, found = env.step(move), other.step(move)
-        assert np.array_equal(found[0], expected[0]) and found[1:4] == expected[1:4]
-        assert found[4]["score"] == expected[4]["score"]
-    assert np.array_equal(other.get_state(), env.get_state())
+    assert_continues(env, other, 30, 10)
 
 
 def test_a_seed_decides_the_start_and_its_scene() -> None:

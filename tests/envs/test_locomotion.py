@@ -18,6 +18,7 @@ from envs.rendering import select_backend
 from envs.vector import VectorEnv
 from envs.wrappers import trembled
 from tests.envs import recorded
+from tests.envs.restored import actions, assert_continues
 
 SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "ant": (27, 8), "humanoid": (45, 17)}
 FULL = {"ant": {"contact_forces": True}, "humanoid": {"full": True}}
@@ -30,12 +31,6 @@ def hopper() -> Iterator[Any]:
     env = make("hopper", "state")
     yield env
     env.close()
-
-
-def actions(env: Any, count: int, seed: int = 0) -> np.ndarray:
-    """Uniform actions of the environment's box, (count, A)."""
-    space = env.action_space
-    return np.random.default_rng(seed).uniform(space.low, space.high, (count, *space.shape)).astype(np.float32)
 
 
 def joints(env: Any) -> np.ndarray:
@@ -89,18 +84,7 @@ def test_short_states_are_the_first_columns_of_long_ones(task: str, columns: int
 def test_restored_states_continue_exactly(task: str, options: dict[str, Any]) -> None:
     own = FULL.get(task, {}) if options else {}
     env, other = make(task, "state", **own), make(task, "state", **own)
-    env.reset(seed=0)
-    moves = actions(env, 40)
-    for action in moves[:20]:
-        last = env.step(action)[0]
-    state = env.get_state()
-    obs, info = other.reset(seed=99, options={"sim_state": state})
-    assert np.array_equal(obs, last) and np.array_equal(other.get_state(), state)
-    for action in moves[20:]:
-        expected, found = env.step(action), other.step(action)
-        assert np.array_equal(found[0], expected[0]) and found[1:4] == expected[1:4]
-        assert found[4]["score"] == expected[4]["score"]
-    assert np.array_equal(other.get_state(), env.get_state())
+    assert_continues(env, other, 40, 20)
 
 
 def test_joints_alone_place_the_robot_and_may_set_the_clock(hopper: Any) -> None:

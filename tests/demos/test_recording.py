@@ -1,0 +1,43 @@
+"""Filling a folder with verified episodes: what is kept, where it goes on, when it gives up."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from demos.dataset import DemoError, read
+from demos.experts.recording import TRIES, fill, verify
+from demos.experts.toy import record
+from envs.episode import Episode
+from envs.make import make
+
+
+def steps(episode: Episode) -> str:
+    return f"{episode.steps} steps"
+
+
+def broken(seed: int) -> Episode:
+    """Its actions are not those that led to its states."""
+    episode = record("line", seed)
+    return dataclasses.replace(episode, action=-episode.action)
+
+
+def test_only_verified_episodes_are_kept_and_a_second_call_goes_on(tmp_path: Path) -> None:
+    env = make("line", "state")
+    assert verify(env, record("line", 5)) and not verify(env, broken(5))
+    fill(tmp_path, 2, 5, lambda seed: broken(seed) if seed == 5 else record("line", seed), env, steps)
+    fill(tmp_path, 3, 0, lambda seed: record("line", seed), env, steps)
+    paths = sorted(tmp_path.glob("*.npz"))
+    assert [path.name for path in paths] == ["episode_00.npz", "episode_01.npz", "episode_02.npz"]
+    assert [read(path)[0].meta["seed"] for path in paths] == [6, 7, 8]
+
+
+def test_an_expert_that_never_succeeds_ends_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DemoError, match=f"only 0 of 1 after {TRIES} tries"):
+        fill(tmp_path, 1, 0, broken, make("line", "state"), steps)
+    assert capsys.readouterr().err.count("not kept") == TRIES and not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DemoError, match="cannot be made"):
+        fill(tmp_path / "file" / "folder", 1, 0, broken, make("line", "state"), steps)
