@@ -64,13 +64,22 @@ def restore(run: Path, config: dict[str, Any], state: dict[str, Any], env: Any, 
 
     Raises ConfigError when they do not belong together.
     """
+    return rebuild(run, config, state, env.action_space.shape[0], env.observation_space.shape, device)
+
+
+def rebuild(
+    run: Path, config: dict[str, Any], state: dict[str, Any], actions: int, obs: tuple[int, ...], device: Any
+) -> Agent:
+    """The same for ``actions`` numbers an action and observations of shape ``obs``."""
     from agent.build import ConfigError, build_agent
 
     try:
-        agent = build_agent(config, env.action_space.shape[0], device, env.observation_space.shape)
+        agent = build_agent(config, actions, device, obs)
         for name, module in state["modules"].items():
             getattr(agent, name).load_state_dict(module)
     except (KeyError, TypeError, RuntimeError) as error:
         cause = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{run}: was made by another version of this project ({cause})") from error
+        raise ConfigError(
+            f"{run}: was made for other shapes, or by another version of this project ({cause})"
+        ) from error
     return agent.eval()

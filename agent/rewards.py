@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.finished import command, open_run
+from agent.finished import command, open_run, rebuild
 from demos import dataset
 from demos.errors import DemoError
 from envs.episode import Episode
@@ -58,7 +58,7 @@ def look(options: Options) -> dict[str, Any]:
         ConfigError, CheckpointError: no run, no checkpoint, a run without a learned reward. DemoError: of the data set.
     """
     from agent.artefact import describe
-    from agent.build import ConfigError, build_agent, pick_device
+    from agent.build import ConfigError, pick_device
 
     config, state = open_run(options.run)
     out, key = options.out or options.run / "reward", config["obs"]["key"]
@@ -66,16 +66,10 @@ def look(options: Options) -> dict[str, Any]:
     if not 0 <= options.episode < len(episodes):
         raise ConfigError(f"episode={options.episode}: there are {len(episodes)}, counted from 0")
     device, first = pick_device(options.device), episodes[0]
-    agent = build_agent(config, first.action.shape[1], device, first.obs[key].shape[1:])
+    agent = rebuild(options.run, config, state, first.action.shape[1], first.obs[key].shape[1:], device)
     if agent.reward is None or agent.reward.needs_truth:
         raise ConfigError(f"{options.run}: this run has learned no reward")
-    try:
-        for name, module in state["modules"].items():
-            getattr(agent, name).load_state_dict(module)
-    except RuntimeError as error:
-        cause = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{options.run}: does not fit these episodes, or this version ({cause})") from error
-    learned = [along(agent.eval(), episode, key) for episode in episodes]
+    learned = [along(agent, episode, key) for episode in episodes]
     out.mkdir(parents=True, exist_ok=True)
     try:
         describe(options.run, config, state).save(out)
@@ -97,12 +91,13 @@ def _episodes(options: Options, config: dict[str, Any]) -> tuple[list[Episode], 
     task, name = config["task"]["name"], config["demos"]
     path = options.dataset or (dataset.shipped(task) if name == "shipped" else Path(name))
     limit = options.limit if options.dataset is not None else options.limit or config["n_demos"]
+    given = {"task": task, "limit": limit, "obs_keys": None, "options": config["task"]["options"]}
     try:
-        episodes, told = dataset.load(path, task=task, limit=limit, obs_keys=None, rewards=True), True
+        episodes, told = dataset.load(path, rewards=True, **given), True
     except DemoError as error:
         if error.key != "reward":
             raise
-        episodes, told = dataset.load(path, task=task, limit=limit, obs_keys=None), False
+        episodes, told = dataset.load(path, **given), False
     if config["obs"]["key"] not in episodes[0].obs:
         raise DemoError(path, config["obs"]["key"], "no such observation, which is what the reward is about")
     return episodes, told
