@@ -1,0 +1,143 @@
+"""Random search climbs, its policies survive a file, and the runners that come with the project run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from demos import dataset
+from demos.errors import DemoError
+from demos.experts.ars import LinearPolicy, Moments, episode, search
+from demos.experts.ars import main as search_main
+from demos.experts.runner import main as record_main
+from demos.experts.runner import record, shipped
+from envs.make import make
+from tests.demos.samples import assert_replays
+
+
+class Balance:
+    """s' = 1.2 s + a, 20 steps, reward 1 - |s'| and over where |s'| > 2: a = -s does it, a = 0 is thrown out."""
+
+    observation_space = SimpleNamespace(shape=(2,))
+    action_space = SimpleNamespace(shape=(1,))
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        self._s, self._t = np.random.default_rng(seed).uniform(-0.5, 0.5), 0
+        return self._look(), {}
+
+    def _look(self) -> np.ndarray:
+        return np.array([self._s, 3.0 + self._t % 2])  # the second number tells nothing
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._s, self._t = 1.2 * self._s + float(action[0]), self._t + 1
+        fallen = abs(self._s) > 2
+        return self._look(), 1.0 - abs(self._s), fallen, self._t == 20 and not fallen, {}
+
+
+def searched(rounds: int, seed: int = 0) -> tuple[LinearPolicy, list[LinearPolicy]]:
+    """What a search finds, and all that it kept on the way."""
+    kept: list[LinearPolicy] = []
+    options = {"survival": 1.0, "directions": 4, "best": 2, "noise": 0.3, "rate": 0.05}
+    return search(Balance(), seed, rounds, **options, keep=kept.append), kept  # type: ignore[arg-type]
+
+
+def test_search_climbs_and_depends_on_the_seed_alone() -> None:
+    found, kept = searched(60)
+    still = LinearPolicy(np.zeros((1, 2)), np.zeros(2), np.ones(2))
+    returns = [np.mean([episode(Balance(), policy, seed)[0] for seed in range(20)]) for policy in (found, still)]
+    assert returns[0] > 17.0 > 5.0 > returns[1]
+    assert kept[-1] is found and len(kept) < 4
+    assert np.array_equal(searched(60)[0].weight, found.weight)
+    assert not np.array_equal(searched(60, seed=1)[0].weight, found.weight)
+
+
+def test_moments_are_those_of_all_states() -> None:
+    states, seen = np.random.default_rng(0).normal(3.0, 2.0, (50, 4)), Moments(4)
+    assert np.array_equal(seen.read(), [np.zeros(4), np.ones(4)])
+    for state in states:
+        seen.add(state)
+    assert np.allclose(seen.read(), [states.mean(0), states.std(0)])
+
+
+def test_a_policy_is_read_as_written_and_bad_files_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    policy = LinearPolicy(np.array([[0.25, -2.0]]), np.array([1.0, 0.0]), np.array([0.5, 2.0]))
+    policy.save(path)
+    assert LinearPolicy.load(path).act(np.array([2.0, 1.0])) == pytest.approx([-0.5])
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
+    for text in ("[", "{}", path.read_text().replace("0.5", "0.0"), path.read_text().replace("[1.0, 0.0]", "[1.0]")):
+        path.write_text(text)
+        with pytest.raises(DemoError, match="policy"):
+            LinearPolicy.load(path)
+    with pytest.raises(DemoError, match="out"):
+        policy.save(tmp_path / "nowhere" / "policy.json")
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Any]:
+    """The hopper."""
+    found = make("hopper", "state")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def policy() -> LinearPolicy:
+    """The one that comes with the project."""
+    return LinearPolicy.load(shipped("hopper"))
+
+
+def test_the_shipped_policy_runs_without_a_fall(env: Any, policy: LinearPolicy) -> None:
+    """Seeds that were not used while the expert was made."""
+    total, steps = episode(env, policy, 5003)
+    assert steps == 1000 and total > 2900
+
+
+def test_the_seed_decides_and_the_noise_is_in_the_recorded_actions(env: Any, policy: LinearPolicy) -> None:
+    first, again = record(env, policy, 1), record(env, policy, 1)
+    assert dataset.checksum(first) == dataset.checksum(again)
+    state, _ = env.reset(seed=1)
+    assert 0.0 < np.abs(first.action[1] - policy.act(state)).max() < 0.1
+
+
+def test_shipped_episodes_are_complete(env: Any) -> None:
+    """Ten small files; the README's seeds, returns and checksums are right; nobody falls; a replay is exact."""
+    folder = dataset.shipped("hopper")
+    found = dataset.files(folder)
+    assert len(found) == 10 and sum(path.stat().st_size for path in found) < 5e6
+    readme = (folder / "README.md").read_text()
+    listed = dict(re.findall(r"\| (episode_\d+\.npz) \| `([0-9a-f]{64})` \|", readme))
+    for path, one in zip(found, dataset.load(folder, task="hopper", obs_keys=("state",)), strict=True):
+        assert listed[path.name] == dataset.checksum(one)
+        assert f"| {path.name} | {one.meta['seed']} | {one.meta['score']:.0f} |" in readme
+        assert one.steps == 1000 and one.meta["success"] and not one.is_terminal.any()
+    assert_replays(env, dataset.read(found[1])[0])
+
+
+@pytest.mark.parametrize("argument", ["episodes=0", "task=kitchen", "noise=-1", "episode=3", "policy=nowhere.json"])
+def test_bad_arguments_of_the_recorder_are_one_line(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record_main([f"out={tmp_path / 'made'}", argument]) == 1
+    assert argument.split("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_task_without_a_policy_of_its_own_wants_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert record_main([f"out={tmp_path / 'made'}", "task=walker2d"]) == 1
+    assert "policy=FILE is missing for walker2d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["rounds=0", "task=ant", "best=9", "rate=0"])
+def test_bad_arguments_of_the_search_are_one_line(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search_main([f"out={tmp_path / 'made'}", argument]) == 1
+    assert argument.split("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
