@@ -37,6 +37,8 @@ _TASKS: dict[str, _Entry] = {
     "halfcheetah": _Entry("envs.locomotion", "HalfCheetahEnv", True),
     "walker2d": _Entry("envs.locomotion", "Walker2dEnv", True),
     "ant": _Entry("envs.locomotion", "AntEnv", True),
+    "ant-custom": _Entry("envs.custom_ant", "CustomAntEnv", True),
+    "ant-disabled": _Entry("envs.custom_ant", "DisabledAntEnv", True),
     "humanoid": _Entry("envs.locomotion", "HumanoidEnv", True),
     "antmaze-umaze": _Entry("envs.antmaze", "UMazeEnv", True),
     "antmaze-medium": _Entry("envs.antmaze", "MediumMazeEnv", True),
