@@ -18,7 +18,19 @@ from demos.errors import DemoError
 from demos.formats import minari, own
 from envs.episode import Episode, EpisodeError
 
-__all__ = ["DemoError", "check", "checksum", "files", "load", "load_named", "read", "save", "shipped", "write_atomic"]
+__all__ = [
+    "DemoError",
+    "check",
+    "checksum",
+    "files",
+    "fits",
+    "load",
+    "load_named",
+    "read",
+    "save",
+    "shipped",
+    "write_atomic",
+]
 
 # Rounding while a foreign file was written may leave an action a hair outside; more than that is another scale.
 ACTION_TOLERANCE = 1e-6
@@ -53,7 +65,7 @@ def load(
     """
     found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards)
     for file, episode in found:
-        _fits(file, episode, options or {})
+        fits(file, episode.meta, ("action", *episode.obs), options or {})
     return [episode for _, episode in found]
 
 
@@ -233,10 +245,10 @@ def _keep(path: Path, episode: Episode, obs_keys: Sequence[str] | None) -> Episo
     return dataclasses.replace(episode, obs={key: episode.obs[key] for key in obs_keys})
 
 
-def _fits(path: Path, episode: Episode, options: Mapping[str, Any]) -> None:
-    """Refuse an episode whose actions or observations mean something else under the task's options."""
-    for key in ("action", *episode.obs):
-        for option, value in episode.meta.get("options", {}).get(key, {}).items():
+def fits(path: Path, meta: Mapping[str, Any], keys: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Refuse arrays of the names ``keys`` that mean something else under the task's options. Raises DemoError."""
+    for key in keys:
+        for option, value in meta.get("options", {}).get(key, {}).items():
             if option in options and options[option] != value:
                 reason = f"was made with {option}={value}, this run has {option}={options[option]}"
                 raise DemoError(path, key, f"{reason}: set task.options.{option}={value}")

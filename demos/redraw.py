@@ -13,8 +13,10 @@ from envs.errors import EnvError
 from envs.make import make
 
 
-def redrawn(path: Path, episode: Episode) -> Episode:
+def redrawn(path: Path, episode: Episode, size: int = 64) -> Episode:
     """The episode with its task's own pictures of every row, from simulator states, or from Baoding's state vectors.
+
+    size: of the pictures; a learner takes those of 64 alone.
 
     Raises:
         DemoError: the file tells no positions, or its task draws none.
@@ -33,7 +35,7 @@ def redrawn(path: Path, episode: Episode) -> Episode:
         pictures = []
         for state in states:
             sim.set_state(state)
-            pictures.append(sim.render())
+            pictures.append(sim.render(size))
         env.close()
     except EnvError as error:
         raise DemoError(path, "image", f"cannot be redrawn: {error}") from error

@@ -51,6 +51,8 @@ class KitchenExpert:
     Only the leg and the progress along it are remembered: a disturbed arm returns to its way, a failed leg is repeated.
     """
 
+    source = "scripted expert"
+
     def __init__(self, seed: int = 0) -> None:
         """Choose the generator of the small differences in way and speed between episodes."""
         self._rng = np.random.default_rng(seed)
@@ -60,9 +62,9 @@ class KitchenExpert:
         """Plan for the present state of a Kitchen environment (a third of a second)."""
         sim: Any = env.unwrapped
         self._arm = Arm(sim.model)
-        kitchen = Kitchen(sim.model)
-        self._legs = Way(kitchen, self._rng).legs
-        self._postures = postures(kitchen, self._arm)
+        self._kitchen = Kitchen(sim.model)
+        self._legs: tuple[Leg, ...] = Way(self._kitchen, self._rng).legs
+        self._postures = postures(self._kitchen, self._arm)
         self._pace = self._rng.uniform(0.9, 1.1)
         self._steps = 0
         self.log = []  # (step, leg) at every beginning of a leg
@@ -81,8 +83,8 @@ class KitchenExpert:
         point, rotation = self._arm.place(joints)
         self._progress(point)
         following = self._following(qpos, point)
-        if following is not None and following < len(self._legs):
-            self._begin(following, qpos, again=following <= self._index)
+        if following is not None:
+            self._go_on(following, qpos)
         self._steps += 1
         goal, wanted, posture = self._at(self._along + LOOK)
         error = goal - point
@@ -92,6 +94,11 @@ class KitchenExpert:
         velocity /= max(1.0, float((np.abs(velocity) / JOINT_SPEED).max()))
         arm = np.clip(self._arm.action(joints, velocity), -STRONGEST, STRONGEST)
         return np.append(arm, [self.leg.fingers] * 2)
+
+    def _go_on(self, index: int, qpos: np.ndarray) -> None:
+        """Begin another leg; after the last one the hand stays where it is."""
+        if index < len(self._legs):
+            self._begin(index, qpos, again=index <= self._index)
 
     def _begin(self, index: int, qpos: np.ndarray, again: bool = False) -> None:
         """Start a leg where the arm is; `again`: step back along the fingers first, and pass its last poses only."""
@@ -151,7 +158,12 @@ class KitchenExpert:
         return following
 
 
-def record(env: gymnasium.Env[Any, Any], seed: int, disturbance: Disturbance | None = None) -> Episode:
+def record(
+    env: gymnasium.Env[Any, Any],
+    seed: int,
+    disturbance: Disturbance | None = None,
+    expert: KitchenExpert | None = None,
+) -> Episode:
     """Record one episode of a Kitchen environment with pictures.
 
     The environment's noise is whatever it was made with. Replay: reset(seed=seed, options={"sim_state": row 0}), then
@@ -161,6 +173,7 @@ def record(env: gymnasium.Env[Any, Any], seed: int, disturbance: Disturbance | N
         env: made by envs.make("kitchen", "pixels").
         seed: of the environment, the expert, and the disturbances.
         disturbance: what is added to the expert's actions; None: the shipped episodes' amounts.
+        expert: who acts; None: the one that finishes every subtask in order.
 
     Returns:
         Episode of `horizon` steps; meta: seed, subtasks, done_at {subtask: step at which it was completed}.
@@ -169,9 +182,9 @@ def record(env: gymnasium.Env[Any, Any], seed: int, disturbance: Disturbance | N
     sim: Any = env.unwrapped
     rng = np.random.default_rng([seed, 7])
     image, info = env.reset(seed=seed, options={"sim_state": _moved_start(env, seed, rng, amount.start)})
-    expert = KitchenExpert(seed)
+    expert = expert or KitchenExpert(seed)
     expert.reset(env)
-    meta = {"task": "kitchen", "source": "scripted expert", "seed": seed, "subtasks": list(sim.subtasks)}
+    meta = {"task": "kitchen", "source": expert.source, "seed": seed, "subtasks": list(sim.subtasks)}
     builder = EpisodeBuilder(meta)
     builder.start({"image": image, "state": info["state"]}, sim.get_state())
     drift, push, left = np.zeros(JOINTS), np.zeros(JOINTS), 0
@@ -192,6 +205,13 @@ def record(env: gymnasium.Env[Any, Any], seed: int, disturbance: Disturbance | N
                 done_at.setdefault(name, step)
     builder.meta["done_at"] = done_at
     return builder.finish()
+
+
+def told(episode: Episode) -> str:
+    """What to print of an episode."""
+    done_at = episode.meta["done_at"]
+    subtasks = f"{len(done_at)}/{len(episode.meta['subtasks'])} subtasks"
+    return f"{subtasks}, last at step {max(done_at.values(), default=0)}"
 
 
 def _moved_start(env: gymnasium.Env[Any, Any], seed: int, rng: np.random.Generator, amount: float) -> np.ndarray:
@@ -219,11 +239,6 @@ def body(options: Options) -> None:
     """Record until `episodes` verified episodes are saved, after those that are there."""
     if options.episodes < 1:
         raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
-
-    def told(episode: Episode) -> str:
-        done_at = episode.meta["done_at"]
-        subtasks = f"{len(done_at)}/{len(episode.meta['subtasks'])} subtasks"
-        return f"{subtasks}, last at step {max(done_at.values(), default=0)}"
 
     env, replay = make("kitchen", "pixels"), make("kitchen", "state")
     fill(options.out, options.episodes, options.seed, lambda seed: record(env, seed), replay, told)

@@ -17,8 +17,8 @@ from envs.episode import Episode
 TRIES = 10  # for each episode asked for
 
 
-def verify(env: gymnasium.Env[Any, Any], episode: Episode) -> bool:
-    """Whether replaying the actions from row 0 gives every recorded simulator state to 1e-6, and success."""
+def verify(env: gymnasium.Env[Any, Any], episode: Episode, *, success: bool = True) -> bool:
+    """Whether replaying the actions from row 0 gives every simulator state to 1e-6, and, where wanted, success."""
     assert episode.sim_state is not None
     sim: Any = env.unwrapped
     _, info = env.reset(seed=episode.meta["seed"], options={"sim_state": episode.sim_state[0]})
@@ -26,7 +26,7 @@ def verify(env: gymnasium.Env[Any, Any], episode: Episode) -> bool:
         _, _, _, _, info = env.step(action)
         if np.abs(sim.get_state() - state).max() > 1e-6:
             return False
-    return bool(info["success"])
+    return bool(info["success"]) or not success
 
 
 def fill(
@@ -36,6 +36,8 @@ def fill(
     record: Callable[[int], Episode],
     replay: gymnasium.Env[Any, Any],
     told: Callable[[Episode], str],
+    *,
+    success: bool = True,
 ) -> None:
     """Fill `out` with episode_00.npz, episode_01.npz, ... until `episodes` verified ones are there.
 
@@ -45,6 +47,7 @@ def fill(
         record: seed -> episode.
         replay: the environment to verify in.
         told: what to print of an episode.
+        success: keep successful episodes only.
 
     Raises:
         DemoError: the folder cannot be made, or nearly all tries fail.
@@ -61,7 +64,7 @@ def fill(
             return
         episode = record(tried)
         steps += episode.steps
-        good = verify(replay, episode)
+        good = verify(replay, episode, success=success)
         if good:
             save(out / f"episode_{kept:02d}.npz", episode)
             kept += 1

@@ -11,6 +11,7 @@ next_observations      (rows, d), optional   obs[t+1]
 infos/qpos, infos/qvel (rows, .), optional   simulator state at obs[t]; Adroit: and what differs in the scene
 infos/success          (rows,), optional     Adroit's measure of success
 metadata/env_id        string, optional      tells the task; without it the file's name must
+metadata/task          string, optional      only in files of `encode`: the task, whose observations are kept whole
 =====================  ====================  ============================================================
 
 An episode of m rows has m observations and m actions, one observation too few:
@@ -26,6 +27,8 @@ Time-outs are never terminal (algorithms 1.4). Rows after the last flag are an e
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +86,10 @@ def read(path: Path) -> list[Episode]:
     """
     with hdf5.opened(path) as file:
         width = hdf5.width(path, file, "observations")
-        env_id = hdf5.text(file, "metadata/env_id")
-        task = _task(path, env_id)
-        data = _arrays(path, file, task, transitions.columns(task, width))
+        env_id, own = (hdf5.text(file, f"metadata/{key}") for key in ("env_id", "task"))
+        task = own or _task(path, env_id)
+        columns = width if own else transitions.columns(task, width)
+        data = _arrays(path, file, task, columns)
     _check_lengths(path, data)
     ended = data["terminals"] | data["timeouts"]
     _check_next(path, data, ended)
@@ -98,12 +102,33 @@ def read(path: Path) -> list[Episode]:
     episodes = []
     for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         part = {key: value[start:stop] for key, value in data.items()}
-        one = _episode(part, {**meta, "episode": number, "notes": transitions.columns_note(task, width)})
+        notes = [] if own else transitions.columns_note(task, width)
+        one = _episode(part, {**meta, "episode": number, "notes": notes})
         if one is not None:
             episodes.append(one)
     if not episodes:
         raise DemoError(path, "observations", "every episode is a single row: the file holds no transitions")
     return episodes
+
+
+def encode(episodes: Sequence[Episode]) -> bytes:
+    """The bytes of a file with these episodes of one task: states, actions, ends, and rewards as they are (NaN where
+    they are not told). Nothing of the simulator. The same episodes always give the same bytes.
+    """
+    columns = {
+        "observations": [e.obs["state"][:-1] for e in episodes],
+        "actions": [e.action[1:] for e in episodes],
+        "rewards": [e.reward[1:] for e in episodes],
+        "terminals": [e.is_terminal[1:] for e in episodes],
+        "timeouts": [e.is_last[1:] & ~e.is_terminal[1:] for e in episodes],
+        "next_observations": [e.obs["state"][1:] for e in episodes],
+    }
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for key, parts in columns.items():
+            file[key] = np.concatenate(parts)
+        file["metadata/task"] = episodes[0].meta["task"]
+    return buffer.getvalue()
 
 
 def _task(path: Path, env_id: str | None) -> str:

@@ -76,7 +76,7 @@ def read(path: Path) -> list[Episode]:
         is_terminal=data["is_terminal"],
         reward=np.full(len(np.atleast_1d(data["is_first"])), np.nan, np.float32),
         sim_state=data.get("sim_state"),
-        meta=_meta(path, data["meta"]),
+        meta=read_meta(path, data["meta"]),
     )
     return [episode]
 
@@ -110,7 +110,8 @@ def encode(episode: Episode) -> bytes:
     return buffer.getvalue()
 
 
-def _meta(path: Path, value: np.ndarray) -> dict[str, Any]:
+def read_meta(path: Path, value: np.ndarray) -> dict[str, Any]:
+    """The JSON object in an array that holds one string. Raises DemoError."""
     if value.shape != () or value.dtype.kind != "U":
         raise DemoError(path, "meta", f"has dtype {value.dtype} and shape {value.shape}; expected one JSON string")
     try:

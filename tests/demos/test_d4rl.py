@@ -15,6 +15,7 @@ from demos.dataset import DemoError
 from demos.formats import d4rl, transitions
 from envs.episode import Episode, to_pairs
 from envs.make import make
+from tests.demos import samples
 
 STATE = ("state",)
 LENGTHS = (4, 3, 2)  # rows of the three episodes below; the second ends by a terminal, the last with the file
@@ -197,6 +198,31 @@ def test_contact_values_are_dropped_and_noted(tmp_path: Path, env_id: str, width
     (one, *_) = read(hopper(tmp_path / "a.hdf5", env_id=env_id, observations=obs))
     np.testing.assert_array_equal(one.obs["state"], obs[:4, :kept])
     assert any(f"first {kept} of {width}" in note for note in one.meta["notes"])
+
+
+def test_files_of_our_own_give_back_every_step_and_end(tmp_path: Path) -> None:
+    """Also those of tasks that no environment id names, and of observations with contact forces."""
+    made = [samples.episode(rows, rows, task="ant-custom", actions=8) for rows in (5, 3)]
+    made[0].is_terminal[-1] = True
+    for one in made:
+        one.obs["state"] = np.tile(one.obs["state"], 21)
+        one.reward[:] = np.arange(len(one))
+    made[1].reward[2] = np.nan
+    path = tmp_path / "x.hdf5"
+    path.write_bytes(d4rl.encode(made))
+    again = d4rl.encode(made)
+    assert again == path.read_bytes()
+    for one, found in zip(made, d4rl.read(path), strict=True):
+        assert found.meta["task"] == "ant-custom" and found.obs["state"].shape[1] == 105
+        np.testing.assert_array_equal(found.obs["state"], one.obs["state"])
+        np.testing.assert_array_equal(found.reward[1:], one.reward[1:])
+        for name in ("action", "is_first", "is_last", "is_terminal"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(one, name))
+    assert [one.meta["ends_by"] for one in d4rl.read(path)] == ["termination", "time limit"]
+    ant = tmp_path / "ant.hdf5"
+    made[0].meta["task"] = "ant"
+    ant.write_bytes(d4rl.encode(made[:1]))
+    assert d4rl.read(ant)[0].obs["state"].shape[1] == 105, "nothing is left out of what we wrote"
 
 
 def test_an_episode_of_one_row_is_passed_over(tmp_path: Path) -> None:
