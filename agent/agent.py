@@ -59,12 +59,14 @@ class Agent(nn.Module):
         optim: Mapping[str, Mapping[str, Any]],
         options: UpdateOptions,
         memory: TransitionMemory | None = None,
+        past: TransitionMemory | None = None,
     ) -> None:
         """world: `models.world_model.WorldModel`, reward: a learner of `agent.reward` or None, policy: of
-        `agent.policy`; ``memory`` holds imagined transitions for a policy that wants them (`agent.upkeep` fills it).
+        `agent.policy`; ``memory`` holds imagined transitions for a policy that wants them (`agent.upkeep` fills it),
+        ``past`` those of earlier rounds for a reward that compares with them (`agent.rounds`).
         """
         super().__init__()
-        self.world, self.reward, self.policy, self.memory = world, reward, policy, memory
+        self.world, self.reward, self.policy, self.memory, self.past = world, reward, policy, memory, past
         self.starts, self.penalty, self.options = starts, penalty, options
         self.coefficient = penalty.coefficient  # a module where it adapts: part of the checkpoint
         self.slow: nn.ModuleDict | None = (
@@ -229,7 +231,7 @@ class Agent(nn.Module):
         elif reward_net.policy_data == "replay":
             real = transitions(own, chunk)
             learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
-        else:  # "fresh": `agent.upkeep` plays the reward's rounds
+        else:  # "fresh", "chunks": `agent.upkeep` plays the reward's rounds
             return losses, metrics | self._diagnostics(rollout, clone, learned)
         reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(clone.weight, learner[1]))
         return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, clone, learned)

@@ -4,7 +4,7 @@
     FOLDER/reward.safetensors    weights
 
 A run folder can stand for its own artefact. Only rewards of single pairs (s, a) of states have one: one of pixels means
-nothing without its encoder, and one of whole transitions depends on a policy.
+nothing without its encoder. Of AIRL's, which is one of transitions, the part without shaping goes elsewhere.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from models.state_model import CLIP
 
 CARD, WEIGHTS = "reward.json", "reward.safetensors"
 FORMAT = 1
-# kinds of reward that are functions of (s, a) alone
-PORTABLE = ("ml", "ipm", "bce", "fitted", "f_div")
+# kinds of reward that are functions of (s, a) alone, or leave one to others (AIRL without its shaping)
+PORTABLE = ("ml", "aihf", "ipm", "bce", "fitted", "f_div", "clare", "airl")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def describe(run: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> 
         raise ConfigError(f"{run}: a reward of kind {kind!r} does not stand alone ({', '.join(PORTABLE)} do)")
     if config["obs"]["name"] != "state":
         raise ConfigError(f"{run}: a reward of pixels means nothing without its encoder; those of states stand alone")
+    if config["data"].get("termination") == "absorbing":
+        raise ConfigError(f"{run}: a reward of absorbing states, too, does not stand alone: data.termination=mask")
     layout, clipped = state["replay"]["layout"], config["world_model"]["normalise"]
     card = {
         "format": FORMAT,

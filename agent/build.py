@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from agent.agent import Agent, UpdateOptions
+from agent.ending import TERMINATIONS, UNCHANGED
 from agent.memory import TransitionMemory
 from agent.penalties import make_penalty
 from agent.policy.backprop import BackpropPolicy
@@ -17,8 +18,10 @@ from agent.policy.iq import IQPolicy
 from agent.policy.nu_dice import NuDicePolicy
 from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
+from agent.reward.aihf import AIHFReward
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.clare import CLAREReward
 from agent.reward.f_div import FDivReward
 from agent.reward.fitted import FittedReward
 from agent.reward.frozen import FrozenReward
@@ -26,6 +29,7 @@ from agent.reward.ipm import IPMReward
 from agent.reward.ml import MLReward
 from agent.reward.truth import TruthReward
 from agent.starts import MixtureStarts, ReplayStarts
+from models.actor_critic import SquashedActor
 from models.dists import CategoricalLatent, GaussianLatent
 from models.state_model import StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
@@ -64,7 +68,8 @@ def _frozen(config: Config, world: Any, action: int) -> FrozenReward:
         raise ConfigError(f"reward.path: {config['path']} is about {sizes[0]} state entries and {sizes[1]} actions")
     learned = REWARDS[kind["kind"]](kind, world, action)
     learned.load_state_dict(found.weights)
-    return FrozenReward(learned, *found.normaliser, world.state)
+    alone = learned.alone() if hasattr(learned, "alone") else learned
+    return FrozenReward(alone, *found.normaliser, world.state)
 
 
 WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
@@ -79,6 +84,8 @@ REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
     "airl": lambda config, world, action: AIRLReward(world.feat, action, **_without(config, "kind")),
     "ml": lambda config, world, action: MLReward(world.feat, action, **_without(config, "kind")),
     "f_div": lambda config, world, action: FDivReward(world.feat, **_without(config, "kind")),
+    "aihf": lambda config, world, action: AIHFReward(world.feat, action, **_without(config, "kind")),
+    "clare": lambda config, world, action: CLAREReward(world.feat, action, **_without(config, "kind", "past")),
     "fitted": lambda config, world, action: FittedReward(world.feat, action, **_without(config, "kind")),
     "frozen": _frozen,
     "truth": lambda config, world, action: TruthReward(),
@@ -119,7 +126,11 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     kind = config["world_model"]["kind"]
     if (kind in ("state", "mlp")) != (len(obs) == 1):
         raise ConfigError(f"world_model={kind} does not take observations of shape {obs}: choose it by obs=")
-    world = _make(WORLD_MODELS, config, "world_model", action, obs).to(device)
+    termination = config["data"].get("termination", "mask")  # runs of earlier versions tell none
+    flagged = termination == "absorbing"
+    _check_termination(config, termination)
+    more = {"world_model": _without(config["world_model"]) | {"flagged": True}} if flagged else {}
+    world = _make(WORLD_MODELS, {**config, **more} if more else config, "world_model", action, obs).to(device)
     reward = _make(REWARDS, config, "reward", world, action)
     policy = _make(POLICIES, config, "policy", world.feat, action).to(device)
     if policy.wants == "rollout" and not world.can_imagine:
@@ -131,21 +142,41 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
         raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
     source = "none" if reward is None else reward.policy_data
+    if flagged:
+        if not isinstance(policy.actor, SquashedActor):
+            raise ConfigError("data.termination=absorbing: policy=sac, nu_dice or iq; others act in absorbing states")
+        if reward is not None and (reward.needs_weights or source == "tracks"):
+            raise ConfigError(
+                "data.termination=absorbing: this reward compares whole trajectories, and absorbing states end none"
+            )
+        policy.actor.flagged = True
     offline = config["data"]["regime"] == "offline"
     if source in ("fresh", "tracks") and (offline or not hasattr(world, "latent")):
         raise ConfigError(f"reward.policy_data={source}: rounds on new episodes need an environment, and obs=state")
-    if source == "imagined" and not world.can_imagine:
-        raise ConfigError("reward.policy_data=imagined: this world model has no dynamics")
+    if config["data"].get("reward_fresh", 0) > 0 and source not in ("fresh", "tracks"):
+        raise ConfigError("data.reward_fresh: episodes of their own are for rewards that learn in rounds on new ones")
+    if source in ("imagined", "chunks") and not world.can_imagine:
+        raise ConfigError(f"reward.policy_data={source}: this world model has no dynamics")
     if source == "truth" and not offline:
         raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
     if offline and config["data"]["episodes_per_cycle"] > 0:
         raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
+    if source == "imagined" and policy.wants != "transitions" and getattr(reward, "needs_rounds", False):
+        raise ConfigError("reward.policy_data=imagined: comparisons enter in rounds of the reward, as with policy=sac")
     penalty = make_penalty(config["penalty"]["name"], config["penalty"]["alpha"], config["penalty"]["target"])
     if penalty.coefficient is not None:
         penalty.coefficient.to(device)
     memory = None
     if policy.wants == "transitions" and world.learns == "fit":
         memory = TransitionMemory(world.feat, action, config["data"]["memory"]).to(device)
+    past = None
+    if source == "weighted":
+        if memory is None or penalty.u is None or config["data"]["reward_start"] < 1:
+            raise ConfigError(
+                f"reward={config['reward']['kind']} weighs data by a state model's uncertainty, against what that has "
+                "imagined: obs=state, policy=sac, penalty other than none, data.reward_start above 0"
+            )
+        past = TransitionMemory(world.feat, action, config["reward"]["past"]).to(device)
     options = UpdateOptions(
         config["policy"].get("horizon", 0),
         config["data"]["joint_batch"],
@@ -163,7 +194,24 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         config["optim"],
         options,
         memory,
+        past,
     )
+
+
+def _check_termination(config: Config, termination: str) -> None:
+    """Raise ConfigError for a mode that does not exist, or that the world model knows nothing of."""
+    if termination not in TERMINATIONS:
+        raise ConfigError(f"data.termination: {termination!r} is none of {', '.join(TERMINATIONS)}")
+    kind, given = config["world_model"]["kind"], config["data"]["regime"].startswith("offline")
+    if termination not in UNCHANGED and (kind in ("mlp", "rssm") or given):
+        raise ConfigError(
+            f"data.termination={termination}: algo={config['algo']['name']} would fit its model to transitions that no "
+            "environment made; it is for methods without dynamics or data set"
+        )
+    if termination == "absorbing" and kind != "state":
+        raise ConfigError("data.termination=absorbing: pictures have no entry for a flag: obs=state")
+    if termination == "ignore" and config["world_model"].get("termination", "none") != "none":
+        raise ConfigError("data.termination=ignore: imagination would still end: world_model.termination=none")
 
 
 def pick_device(name: str) -> torch.device:

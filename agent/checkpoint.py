@@ -31,14 +31,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 FORMAT = 1
-MODULES = (
-    "world",
-    "reward",
-    "policy",
-    "slow",
-    "memory",
-    "coefficient",
-)  # attributes of the agent that are saved, where it has them
+# attributes of the agent that are saved, where it has them: what it is, and what it has imagined
+WEIGHTS = ("world", "reward", "policy", "slow", "coefficient")
+MODULES = (*WEIGHTS, "memory", "past")
 _ARRAY = "__array__"
 
 

@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from agent.ending import Rows
+from envs.episode import to_pairs
+
 By = Literal["episode", "row"]
 
 
@@ -60,6 +63,15 @@ class RowPairs(NamedTuple):
     time: np.ndarray
     episode: np.ndarray
     truth: np.ndarray | None = None
+
+
+def pairs_of(episodes: Sequence[Rows]) -> RowPairs:
+    """All pairs of episodes that no replay holds, without the true rewards."""
+    kinds = [to_pairs(rows.obs, rows.action, rows.is_terminal) for rows in episodes]
+    steps = np.array([len(pairs.action) for pairs in kinds])
+    obs, action, next_obs, done = (np.concatenate(column) for column in zip(*kinds, strict=True))
+    time, episode = np.concatenate([np.arange(n) for n in steps]), np.repeat(np.arange(len(steps)), steps)
+    return RowPairs(obs, action, next_obs, done, (time / steps[episode]).astype(np.float32), time, episode)
 
 
 class Plan(NamedTuple):

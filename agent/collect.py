@@ -86,12 +86,13 @@ def one_thread() -> Iterator[None]:
 
 
 class Row(NamedTuple):
-    """One row of an episode that is played: ``action`` led to ``obs`` (None in row 0)."""
+    """One row of an episode that is played: ``action`` (None in row 0) led to ``obs`` and to the task's reward."""
 
     action: np.ndarray | None
     obs: np.ndarray
     info: dict[str, Any]
     terminated: bool
+    reward: float
 
 
 def play(agent: Agent, env: Any, seed: int, *, mode: bool) -> Iterator[Row]:
@@ -99,12 +100,12 @@ def play(agent: Agent, env: Any, seed: int, *, mode: bool) -> Iterator[Row]:
     obs, info = env.reset(seed=seed)
     action, first = np.zeros((1, *env.action_space.shape), np.float32), np.ones(1, bool)
     carry, over = agent.world.initial(1), False
-    yield Row(None, obs, info, False)
+    yield Row(None, obs, info, False, float("nan"))
     while not over:
         action, carry = agent.act(obs[None], action, first, carry, mode=mode)
-        obs, _, terminated, truncated, info = env.step(action[0])
+        obs, reward, terminated, truncated, info = env.step(action[0])
         first, over = np.zeros(1, bool), bool(terminated or truncated)
-        yield Row(action[0], obs, info, bool(terminated))
+        yield Row(action[0], obs, info, bool(terminated), float(reward))
 
 
 def run_episodes(

@@ -25,7 +25,7 @@ from agent.build import ConfigError, pick_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_PATHS = ("run", "init", "demos", "dataset", "reward.path")
+_PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path")
 # Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
 _LEAST = {
     "seed": 0,
@@ -41,6 +41,7 @@ _LEAST = {
     "data.updates_per_step": 0,
     "data.burn_in": 0,
     "policy.horizon": 2,
+    "reward.past": 1,
 }
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 

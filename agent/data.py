@@ -22,6 +22,7 @@ import numpy as np
 
 from agent.chunks import By, Chunk, Entry, Plan, RowPairs, Table, draw_plan
 from agent.contract import ReplayError, check_episode
+from agent.ending import Rows, ended, stored_shape
 from agent.rows import GIB, Extents, RowFiles, human_size
 
 FIRST, LAST, TERMINAL = 1, 2, 4
@@ -39,6 +40,7 @@ class Replay:
         budget_gb: GiB of disk that `capacity` rows may take.
         keep_checkpoints: how many checkpoints must stay loadable; see `commit`.
         truth: also keep the environment's reward of each row: for ``reward=truth`` alone (making experts, debugging).
+        termination: what becomes of an episode's end (`agent.ending`); what is sampled may be wider than `obs_shape`.
     Raises:
         ReplayError: the capacity does not fit the budget or the disk.
     """
@@ -54,6 +56,7 @@ class Replay:
         budget_gb: float,
         keep_checkpoints: int = 2,
         truth: bool = False,
+        termination: str = "mask",
     ) -> None:
         self.folder, self.capacity, self.budget_gb = Path(folder), int(capacity), float(budget_gb)
         self.obs_shape, self.obs_dtype, self.action_size = tuple(obs_shape), np.dtype(obs_dtype), int(action_size)
@@ -61,9 +64,9 @@ class Replay:
             raise ReplayError(f"replay: observations are uint8 or float32, got {self.obs_dtype}")
         if self.capacity < 2:
             raise ReplayError(f"replay: capacity is {capacity} rows, an episode needs at least 2")
-        self._keep, self.truth = int(keep_checkpoints), bool(truth)
+        self._keep, self.truth, self.termination = int(keep_checkpoints), bool(truth), termination
         fields = {
-            "obs": (self.obs_dtype, self.obs_shape),
+            "obs": (self.obs_dtype, stored_shape(self.obs_shape, termination)),
             "action": (np.dtype(np.float32), (self.action_size,)),
             "flags": (np.dtype(np.uint8), ()),
         }
@@ -136,6 +139,7 @@ class Replay:
         *,
         expert: bool = False,
         truth: np.ndarray | None = None,
+        horizon: int = 0,
     ) -> int:
         """Store a finished episode of n steps and return its identity; evicts the oldest online episodes when full.
 
@@ -145,10 +149,14 @@ class Replay:
             is_first, is_last, is_terminal: (n+1,) bool, set at row 0, at row n, and at row n of a true termination.
             expert: a demonstration.
             truth: (n+1,) float32, the environment's rewards; not stored unless this replay keeps them.
+            horizon: steps that the episode could have had, for ``termination=fixed_horizon``.
         Raises:
             ReplayError: the episode breaks this contract, cannot fit, or the disk is full; it is not stored then.
         """
-        n = check_episode(self.obs_shape, self.obs_dtype, self.action_size, obs, action, is_first, is_last, is_terminal)
+        rows = Rows(obs, action, is_first, is_last, is_terminal, truth)
+        check_episode(self.obs_shape, self.obs_dtype, self.action_size, *rows[:5])
+        rows = ended(rows, self.termination, horizon)
+        n = len(rows.obs)
         if n > self.capacity - self._expert_rows:
             raise ReplayError(
                 f"replay: an episode of {n} rows does not fit: of the capacity of {self.capacity} rows, "
@@ -156,14 +164,15 @@ class Replay:
             )
         while self._rows + n > self.capacity:
             self._evict()
-        flags = (is_first * FIRST + is_last * LAST + is_terminal * TERMINAL).astype(np.uint8)
+        flags = (rows.is_first * FIRST + rows.is_last * LAST + rows.is_terminal * TERMINAL).astype(np.uint8)
         start: int | None = None
         try:
             start = self._allocate(n)
-            rows = {"obs": obs, "action": action, "flags": flags}
+            values = {"obs": rows.obs, "action": rows.action, "flags": flags}
             if self.truth:
-                rows["truth"] = np.full(n, np.nan, np.float32) if truth is None else truth.astype(np.float32)
-            self._files.write(start, rows)
+                values["truth"] = np.full(n, np.nan) if rows.truth is None else rows.truth
+                values["truth"] = values["truth"].astype(np.float32)
+            self._files.write(start, values)
         except OSError as error:
             if start is not None:
                 self._free.give(start, n)
@@ -363,12 +372,14 @@ class Replay:
         self.commit()
 
     def _layout(self) -> dict[str, Any]:
-        return {
+        layout = {
             "obs_shape": list(self.obs_shape),
             "obs_dtype": self.obs_dtype.name,
             "action_size": self.action_size,
             "keep_checkpoints": self._keep,
-        } | ({"truth": True} if self.truth else {})
+        }
+        more = {"termination": self.termination} if self.termination != "mask" else {}
+        return layout | ({"truth": True} if self.truth else {}) | more
 
     def close(self) -> None:
         """Close the files; the replay is unusable afterwards."""

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from agent.agent import Agent
     from agent.collect import Trace
 
-USAGE = "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=2] [videos=true] [mode=both|mode|sampled]"
+USAGE = (
+    "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=2] [videos=true] [mode=both|mode|sampled] "
+    "[weights=last|best]"
+)
+REPORT = {"last": "eval.json", "best": "eval-best.json"}
 KINDS = {"both": (("mode", True), ("sampled", False)), "mode": (("mode", True),), "sampled": (("sampled", False),)}
 SUCCESS = {
     "kitchen": "a sub-task is done once its joints are within 0.3 (Euclidean distance) of their goal, and stays done "
@@ -35,6 +39,10 @@ SUCCESS = {
     **dict.fromkeys(
         ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),
         "score: undiscounted return of the environment; success: the time limit is reached without a fall",
+    ),
+    **dict.fromkeys(
+        ("ant-custom", "ant-disabled"),
+        "score: undiscounted return of the environment; there is no threshold of success",
     ),
     "baoding": "no ball falls, and both are within 2 cm of their targets in at least 90 % of the steps from the 10th "
     "on; score: the share of these steps; error: a ball's mean distance to its target (cm); kept: steps without a fall",
@@ -46,7 +54,9 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core."""
+    """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core.
+    weights: the newest, or those that scored best on the seeds that the run was monitored with.
+    """
 
     run: Path
     episodes: int = 50
@@ -54,6 +64,7 @@ class Options:
     envs: int = 0
     videos: bool = True
     mode: str = "both"
+    weights: str = "last"
     device: str = "auto"
 
 
@@ -63,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
-    """Run the episodes, print the table, write RUN/eval.json and the videos; returns what eval.json holds.
+    """Run the episodes, print the table, write RUN/eval.json (eval-best.json) and the videos; returns what it holds.
 
     Raises:
         ConfigError, CheckpointError: no run, no checkpoint, or a seed range that training was monitored with.
@@ -82,7 +93,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         raise ConfigError(f"mode={options.mode}: expected one of {', '.join(KINDS)}")
     if options.episodes < 1 or options.seed < 0 or options.envs < 0:
         raise ConfigError("episodes must be at least 1, seed and envs at least 0")
-    config, state = open_run(options.run)
+    config, state = open_run(options.run, options.weights)
     _refuse_monitoring_seeds(options, config["eval"])
     set_threads(config["threads"])
     device = pick_device(options.device)
@@ -104,7 +115,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         subtasks, count = envs.subtasks, len(envs)
     report: dict[str, Any] = {
         "config": "-".join(config[k]["name"] for k in ("task", "obs", "algo", "size")) + f"-seed{config['seed']}",
-        "checkpoint": {"step": state["step"], "updates": int(state["counters"]["updates"])},
+        "checkpoint": {"weights": options.weights, "step": state["step"], "updates": int(state["counters"]["updates"])},
         "subtasks": list(subtasks),
         "success_definition": SUCCESS.get(task["name"])
         or SUCCESS.get(task["name"].split("-")[0], "as the environment reports it: all sub-tasks done"),
@@ -118,7 +129,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     if options.videos and obs["name"] == "pixels" and ends is not None:
         kind = KINDS[options.mode][0][0]
         report["videos"] = {n: _video(options.run, n, kind, t) for n, t in zip(("best", "worst"), ends, strict=True)}
-    _write(options.run / "eval.json", report)
+    _write(options.run / REPORT[options.weights], report)
     _print(report, options.run, stream)
     return report
 
@@ -231,7 +242,8 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(report["success_definition"])
-    console.print(f"seeds {report['seeds']['first']}..{report['seeds']['last']}; written to {run / 'eval.json'}")
+    written = run / REPORT[at["weights"]]
+    console.print(f"seeds {report['seeds']['first']}..{report['seeds']['last']}; written to {written}")
 
 
 class _Progress:

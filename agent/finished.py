@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.agent import Agent
 
 Options = TypeVar("Options")
+FOLDERS = {"last": "checkpoint", "best": "best"}
 
 
 def command(
@@ -42,8 +43,10 @@ def command(
     return 0
 
 
-def open_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's configuration and its newest checkpoint. Raises ConfigError, CheckpointError when there is none."""
+def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's configuration and its newest checkpoint, or the weights that scored best on the seeds that it was
+    monitored with. Raises ConfigError, CheckpointError when there is none.
+    """
     from agent import checkpoint
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
@@ -52,10 +55,12 @@ def open_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     if not run.is_dir():
         raise ConfigError(f"{run}: no such run folder")
+    if weights not in FOLDERS:
+        raise ConfigError(f"weights={weights}: expected one of {', '.join(FOLDERS)}")
     config = read_config(run / "config.yaml")
-    state = checkpoint.load(run / "checkpoint", fingerprint(config))
+    state = checkpoint.load(run / FOLDERS[weights], fingerprint(config))
     if state is None:
-        raise CheckpointError(f"{run}: holds no checkpoint yet")
+        raise CheckpointError(f"{run}: holds no {FOLDERS[weights]} yet")
     return config, state
 
 

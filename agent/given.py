@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent.build import ConfigError
-from demos import dataset
+from demos import dataset, preferences
+from demos.preferences import Comparisons
 from envs.episode import Episode
 
 TOLD = ("truth", "fitted")  # rewards that the replay keeps the true ones for
@@ -27,11 +28,14 @@ class Spaces(NamedTuple):
 
 @dataclass(frozen=True)
 class Given:
-    """demos: demonstrations. recorded: transitions of any quality, for methods that step no environment."""
+    """demos: demonstrations. recorded: transitions of any quality, for methods that learn from them. comparisons: of
+    segments, for rewards that preferences teach.
+    """
 
     demos: list[Episode]
     recorded: list[Episode]
     like: Spaces
+    comparisons: Comparisons | None = None
 
     @property
     def rows(self) -> int:
@@ -41,24 +45,30 @@ class Given:
 
 def gather(config: Mapping[str, Any]) -> Given:
     """Load what the configuration names. Raises ConfigError for what is missing or does not fit; DemoError."""
-    task, obs = config["task"]["name"], config["obs"]["key"]
+    task, obs = config["demos_task"], config["obs"]["key"]
     demos: list[Episode] = []
     if config["demos"] != "none":
         if config["reward"]["kind"] == "truth":
             raise ConfigError("reward=truth learns from the environment alone: demos=none")
         source = dataset.shipped(task) if config["demos"] == "shipped" else Path(config["demos"])
         options = config["task"]["options"]
-        demos = dataset.load(source, task=task, limit=config["n_demos"], obs_keys=(obs,), options=options)
+        try:
+            demos = dataset.load(source, task=task, limit=config["n_demos"], obs_keys=(obs,), options=options)
+        except dataset.DemoError as error:
+            hint = "; if another task's are meant (data transfer): demos_task=TASK" if error.key == "task" else ""
+            raise dataset.DemoError(error.path, error.key, error.reason + hint) from error
     recorded = _recorded(config)
-    return Given(demos, recorded, _spaces(config, demos, recorded))
+    like = _spaces(config, demos, recorded)
+    return Given(demos, recorded, like, _comparisons(config, like))
 
 
 def _recorded(config: Mapping[str, Any]) -> list[Episode]:
-    """The transitions of ``dataset=PATH``, for methods that step no environment; with rewards where these are told.
+    """The transitions of ``dataset=PATH``, for methods that learn from such; with rewards where these are told.
 
     Raises ConfigError when it is missing, or not wanted; DemoError.
     """
-    method, path, wanted = config["algo"]["name"], config["dataset"], config["data"]["regime"] == "offline"
+    method, path = config["algo"]["name"], config["dataset"]
+    wanted = config["data"]["regime"] in ("offline", "offline_to_online")
     if wanted and path is None:
         raise ConfigError(f"algo={method} learns from recorded transitions: dataset=PATH is missing")
     if path is None:
@@ -70,6 +80,31 @@ def _recorded(config: Mapping[str, Any]) -> list[Episode]:
     return dataset.load(Path(path), task=task["name"], obs_keys=keys, rewards=told, options=task["options"])
 
 
+def _comparisons(config: Mapping[str, Any], like: Spaces) -> Comparisons | None:
+    """Those of ``preferences=PATH``. Raises ConfigError when they are missing, or not wanted, or differ in shape from
+    what the run sees; DemoError.
+    """
+    method, path, wanted = config["algo"]["name"], config["preferences"], config["reward"].get("w_pref", 0) > 0
+    if wanted and path is None:
+        raise ConfigError(
+            f"algo={method} learns from comparisons: preferences=PATH is missing (python -m agent.label makes them); "
+            "reward.w_pref=0 does without"
+        )
+    if path is None:
+        return None
+    if not wanted:
+        none = ", or none with reward.w_pref=0" if "w_pref" in config["reward"] else ""
+        raise ConfigError(f"preferences={path}: algo={method} learns from no comparisons{none}")
+    task = config["task"]
+    found = preferences.load(path, task=task["name"], key=config["obs"]["key"], options=task["options"])
+    if found.obs.shape[3:] != like.obs_shape or found.action.shape[3:] != (like.action_size,):
+        raise ConfigError(
+            f"preferences={path}: observations {found.obs.shape[3:]} and {found.action.shape[3]} actions, the run has "
+            f"{like.obs_shape} and {like.action_size}"
+        )
+    return found
+
+
 def _spaces(config: Mapping[str, Any], demos: Sequence[Episode], recorded: Sequence[Episode]) -> Spaces:
     """Of the demonstrations and the data set, or, where there are none, of the environment. ConfigError when they
     differ.
@@ -77,7 +112,8 @@ def _spaces(config: Mapping[str, Any], demos: Sequence[Episode], recorded: Seque
     from envs.make import make
 
     still = config["data"]["episodes_per_cycle"] == 0 and not recorded
-    if not demos and (still or config["reward"]["kind"] not in UNTAUGHT):
+    untaught = config["reward"]["kind"] in UNTAUGHT or config["reward"].get("w_demo") == 0
+    if not demos and (still or not untaught):
         raise ConfigError(f"demos=none: algo={config['algo']['name']} learns from demonstrations")
     kinds = []
     for first in (*demos[:1], *recorded[:1]):

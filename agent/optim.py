@@ -17,6 +17,10 @@ class OAdam(torch.optim.Optimizer):
         w <- w - eta_t (2 d_t - d_{t-1}),    d_0 = 0
 
     so that a fresh optimiser's first step is about -2 lr sign(g). ``weight_decay`` as in AdamW, before the step.
+
+    saw: where it is not 0, lr falls linearly, from its value in the first of ``saw`` steps to 1 / saw of it in the
+    last; then it begins again, without moments (HyPE's saw-tooth; algorithms 3.5). The rate is a function of the saved
+    count of steps, computed on the device. The decay keeps its size.
     """
 
     def __init__(
@@ -27,8 +31,9 @@ class OAdam(torch.optim.Optimizer):
         eps: float,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
+        saw: int = 0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay, "betas": betas})
+        super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay, "betas": betas, "saw": saw})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -49,8 +54,14 @@ class OAdam(torch.optim.Optimizer):
                     for name in ("mean", "square", "direction"):
                         state[name] = torch.zeros_like(p)
                 count, mean, square, direction = (state[k] for k in ("count", "mean", "square", "direction"))
+                rate = group["lr"]
+                if group["saw"] > 0:
+                    young = count < group["saw"]
+                    for kept in (count, mean, square, direction):
+                        kept.mul_(young)
+                    rate = rate * (1 - count / group["saw"])
                 count += 1
-                eta = group["lr"] * (1 - beta2**count).sqrt() / (1 - beta1**count)
+                eta = rate * (1 - beta2**count).sqrt() / (1 - beta1**count)
                 p.mul_(1 - group["lr"] * group["weight_decay"]).addcmul_(direction, eta)
                 mean.lerp_(p.grad, 1 - beta1)
                 square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
@@ -76,18 +87,22 @@ class Optimiser:
         wd: float,
         l2: float = 0.0,
         kind: str = "adam",
+        saw: int = 0,
     ) -> None:
         """lr: stays in ``self.lr`` whatever ``restart`` sets. l2: coefficient of 1/2 ||w||^2 in the loss, which Adam
-        rescales with the rest of the gradient (``weight_decay`` of plain Adam). Raises ValueError on other kinds.
+        rescales with the rest of the gradient (``weight_decay`` of plain Adam). saw: see ``OAdam``. Raises ValueError
+        on other kinds, and for a saw of plain Adam, whose rate is no tensor.
         """
         if kind not in ("adam", "oadam"):
             raise ValueError(f"optim.kind: {kind!r} is none of adam, oadam")
+        if saw < 0 or (saw > 0 and kind != "oadam"):
+            raise ValueError(f"optim.saw: {saw} updates a tooth: a number above 0, with kind=oadam; or 0")
         self.params = list(params)
         self.lr, self.clip, self.wd, self.l2 = lr, clip, wd, l2
         cuda = bool(self.params) and self.params[0].is_cuda
         self.adam: torch.optim.Optimizer
         if kind == "oadam":
-            self.adam = OAdam(self.params, lr=lr, eps=eps, weight_decay=wd / lr)
+            self.adam = OAdam(self.params, lr=lr, eps=eps, weight_decay=wd / lr, saw=saw)
         else:
             self.adam = torch.optim.AdamW(
                 self.params, lr=lr, eps=eps, weight_decay=wd / lr, fused=True, capturable=cuda

@@ -65,6 +65,39 @@ def max_dev(stats: HeadStats) -> Tensor:
     return _safe_sqrt(_deviation(stats).square().sum(-1).amax(-1))
 
 
+def _drawn(stats: HeadStats) -> Tensor:
+    """One sample of every member: (..., K, S)."""
+    assert stats.std is not None
+    return stats.mean + stats.std * torch.randn_like(stats.mean)
+
+
+def _drawn_var(stats: HeadStats) -> Tensor:
+    assert stats.std is not None
+    return stats.std.square().mean(-2) + _drawn(stats).var(-2)  # the variance that divides by K - 1: (..., S)
+
+
+def ens_var_drawn(stats: HeadStats) -> Tensor:
+    """mean_d [mean_i sigma_i^2 + Var_i(y_i)], y_i ~ N(mu_i, sigma_i^2): offline ML-IRL's code, where the aleatoric part
+    counts twice.
+    """
+    return _drawn_var(stats).mean(-1)
+
+
+def ens_std_drawn(stats: HeadStats) -> Tensor:
+    """mean_d sqrt(mean_i sigma_i^2 + Var_i(y_i)), y_i as in ``ens_var_drawn``."""
+    return _safe_sqrt(_drawn_var(stats)).mean(-1)
+
+
+def loglik_var(stats: HeadStats) -> Tensor:
+    """Var_i log p_i(s'), s' a sample of one member, all equally likely: LOMPO."""
+    assert stats.std is not None
+    ys = _drawn(stats)
+    pick = torch.randint(ys.shape[-2], ys.shape[:-2], device=ys.device)[..., None, None]
+    y = ys.gather(-2, pick.expand(*ys.shape[:-2], 1, ys.shape[-1]))
+    log_p = -(0.5 * ((y - stats.mean) / stats.std).square() + stats.std.log()).sum(-1)
+    return (log_p - log_p[..., :1]).var(-1, correction=0)
+
+
 class Coefficient(nn.Module):
     """alpha_pen that adapts so that the mean of alpha_pen u comes to ``target`` (algorithms 4.3, ``auto``).
 
@@ -122,6 +155,9 @@ _TABLE: dict[str, tuple[Callable[[HeadStats], Tensor] | None, bool]] = {
     "ens_std": (ens_std, True),
     "max_pairwise": (max_pairwise, False),
     "max_dev": (max_dev, False),
+    "ens_var_drawn": (ens_var_drawn, True),
+    "ens_std_drawn": (ens_std_drawn, True),
+    "loglik_var": (loglik_var, True),
 }
 
 

@@ -1,13 +1,20 @@
-"""``python -m agent.record run=DIR out=DIR episodes=10``: a trained policy's episodes as demonstrations.
+"""``python -m agent.record run=DIR out=OUT episodes=10``: a trained policy's episodes as demonstrations or a data set.
 
-Episodes that score less than ``min_score`` are not kept. What is recorded replays: every row holds the simulator state.
-Seeds are neither those of training nor those of evaluation.
+    out=FOLDER       one file an episode, in the project's own format. What is recorded replays: every row holds the
+                     simulator state. No rewards.
+    out=FILE.hdf5    all in one file in D4RL's layout, with the true rewards for methods that are told them
+                     (dataset=FILE.hdf5), without simulator states
+
+``source=replay`` does not act: it writes what the run has collected itself while it trained, with the rewards if it
+kept them (algo=expert does). Episodes that score less than ``min_score`` are not kept. Seeds are neither those of
+training nor those of evaluation.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +24,32 @@ import numpy as np
 from agent.finished import command, open_run, restore
 from demos import dataset
 from demos.errors import DemoError
+from demos.formats import d4rl
 from envs.episode import Episode, EpisodeBuilder
 
-USAGE = "python -m agent.record run=DIR out=DIR [episodes=10] [seed=0] [sampled=false] [min_score=none] [device=auto]"
+USAGE = (
+    "python -m agent.record run=DIR out=FOLDER|FILE.hdf5 [episodes=10] [steps=none] [source=policy|replay] [seed=0] "
+    "[sampled=false] [min_score=none] [weights=last|best] [device=auto]"
+)
 RECORD_SEEDS = 3 << 29  # above training's and evaluation's
+SOURCES = ("policy", "replay")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. min_score: keep only episodes that score at least this."""
+    """Arguments of the command. steps: whole episodes of so many steps together, instead of a number of episodes.
+    min_score: keep only episodes that score at least this. weights: as `agent.evaluate`'s.
+    """
 
     run: Path
     out: Path
     episodes: int = 10
+    steps: int | None = None
+    source: str = "policy"
     seed: int = 0
     sampled: bool = False
     min_score: float | None = None
+    weights: str = "last"
     device: str = "auto"
 
 
@@ -42,48 +59,75 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def record(options: Options) -> list[Path]:
-    """Record until ``episodes`` are kept, or three times as many were tried; the files written.
+    """Record until ``episodes`` (or ``steps``) are kept, or three times as many were tried; the files written.
 
     Raises:
-        ConfigError, CheckpointError: no run or no checkpoint. EnvError: the task cannot run here.
-        DemoError: too few episodes reach ``min_score``, or the disk refuses.
+        ConfigError, CheckpointError: no run or no checkpoint, or it cannot be recorded like that. EnvError: the task
+        cannot run here. DemoError: too few episodes reach ``min_score``, or the disk refuses.
     """
+    from agent.build import ConfigError
+
+    if options.episodes < 1 or (options.steps is not None and options.steps < 1):
+        raise ConfigError("episodes must be at least 1" if options.episodes < 1 else "steps must be at least 1")
+    if options.source not in SOURCES:
+        raise ConfigError(f"source={options.source}: expected one of {', '.join(SOURCES)}")
+    config, state = open_run(options.run, options.weights)
+    joint = options.out.suffix == d4rl.SUFFIX
+    if joint and config["obs"]["key"] != "state":
+        raise ConfigError(f"out={options.out}: D4RL's layout holds states, this run has obs={config['obs']['name']}")
+    if options.source == "replay":
+        if not joint:
+            raise ConfigError(f"source=replay: out must name a {d4rl.SUFFIX} file")
+        chosen = options.sampled or options.steps is not None or options.min_score is not None
+        if chosen or options.weights != "last":
+            raise ConfigError("source=replay is all that the run has collected: no sampled, steps, min_score, weights")
+        return [_join(options.out, list(collected(options.run, config, state)))]
+    (options.out.parent if joint else options.out).mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    kept: list[Episode] = []
+    for episode in _good(options, config, state):
+        if joint:
+            kept.append(dataclasses.replace(episode, sim_state=None))
+            continue
+        path = options.out / f"{config['task']['name']}-{len(written):04d}.npz"
+        dataset.save(path, episode)
+        written.append(path)
+    return [_join(options.out, kept)] if joint else written
+
+
+def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> Iterator[Episode]:
+    """The policy's episodes that are good enough, until they are enough. Raises DemoError when they never are."""
     import torch
 
-    from agent.build import ConfigError, pick_device
+    from agent.build import pick_device
+    from agent.collect import one_thread
     from envs.make import make
 
-    if options.episodes < 1:
-        raise ConfigError("episodes must be at least 1")
-    config, state = open_run(options.run)
     task, obs = config["task"], config["obs"]
     env = make(task["name"], obs["name"], **task["options"])
     agent = restore(options.run, config, state, env, pick_device(options.device))
-    options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    written: list[Path] = []
-    for tried in range(3 * options.episodes):
-        episode = _episode(agent, env, obs["key"], RECORD_SEEDS + options.seed + tried, mode=not options.sampled)
-        score = episode.meta["score"]
+    wanted = options.episodes if options.steps is None else options.steps
+    kept = tried = number = found = 0
+    while kept < wanted and tried < 3 * wanted:
+        with one_thread():  # and the numbers do not depend on how many there are
+            episode = played(agent, env, obs["key"], RECORD_SEEDS + options.seed + number, mode=not options.sampled)
+        score, amount = episode.meta["score"], 1 if options.steps is None else episode.steps
         good = options.min_score is None or score >= options.min_score
+        tried, number, kept, found = tried + amount, number + 1, kept + good * amount, found + good
+        told = f"score {score:.6g}, {episode.steps} steps: {'kept' if good else 'not kept'}; {kept}/{wanted}"
+        print(told, file=sys.stderr)
         if good:
-            path = options.out / f"{task['name']}-{len(written):04d}.npz"
-            dataset.save(path, episode)
-            written.append(path)
-        kept = f"{len(written)}/{options.episodes}"
-        print(f"score {score:.6g}, {episode.steps} steps: {'kept' if good else 'not kept'}; {kept}", file=sys.stderr)
-        if len(written) == options.episodes:
-            break
+            yield episode
     env.close()
-    if len(written) < options.episodes:
+    if kept < wanted:
         raise DemoError(
-            options.out, "min_score", f"only {len(written)} of {tried + 1} episodes reached {options.min_score:g}"
+            options.out, "min_score", f"only {found} of {number} episodes reached {options.min_score or 0:g}"
         )
-    return written
 
 
-def _episode(agent: Any, env: Any, key: str, seed: int, *, mode: bool) -> Episode:
-    """One episode of the policy with its observations, simulator states and score."""
+def played(agent: Any, env: Any, key: str, seed: int, *, mode: bool) -> Episode:
+    """One episode of the policy with its observations, simulator states, rewards and score."""
     from agent.collect import play
 
     sim = env.unwrapped
@@ -93,9 +137,55 @@ def _episode(agent: Any, env: Any, key: str, seed: int, *, mode: bool) -> Episod
         if row.action is None:
             builder.start(seen, sim.get_state())
         else:
-            builder.add(row.action, seen, terminated=row.terminated, sim_state=sim.get_state())
+            builder.add(row.action, seen, terminated=row.terminated, reward=row.reward, sim_state=sim.get_state())
         builder.meta |= {"score": float(row.info["score"]), "success": bool(row.info["success"])}
     return builder.finish()
+
+
+def collected(run: Path, config: dict[str, Any], state: dict[str, Any]) -> Iterator[Episode]:
+    """The episodes of a run's own that its replay holds, oldest first. Raises ConfigError when there are none."""
+    from agent.build import ConfigError
+    from agent.data import Replay, ReplayError
+
+    index = state["replay"]
+    layout = {key: index["layout"][key] for key in ("obs_shape", "obs_dtype", "action_size", "keep_checkpoints")}
+    truth = index["layout"].get("truth", False)
+    if "termination" in index["layout"]:
+        raise ConfigError(f"{run}: its replay holds other ends of episodes than the environment's (data.termination)")
+    if not (run / "replay").is_dir():
+        raise ConfigError(f"{run}: its replay is not there any more")
+    try:
+        replay = Replay(run / "replay", **layout, capacity=index["file_rows"], budget_gb=float("inf"), truth=truth)
+        replay.load_state_dict(index)
+    except ReplayError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        if not replay.ids("online"):
+            raise ConfigError(f"{run}: this run has collected no episodes")
+        for number in replay.ids("online"):
+            chunk = replay.get(number)
+            yield Episode(
+                obs={config["obs"]["key"]: chunk.obs[0]},
+                action=chunk.action[0],
+                is_first=chunk.is_first[0],
+                is_last=chunk.is_last[0],
+                is_terminal=chunk.is_terminal[0],
+                reward=np.full(chunk.action.shape[1], np.nan, np.float32) if chunk.truth is None else chunk.truth[0],
+                meta={"task": config["task"]["name"]},
+            )
+    finally:
+        replay.close()
+
+
+def _join(path: Path, episodes: Sequence[Episode]) -> Path:
+    """Write one file in D4RL's layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for episode in episodes:
+        dataset.check(path, episode)
+    dataset.write_atomic(path, d4rl.encode(episodes))
+    told = "with" if np.isfinite(episodes[0].reward[1:]).all() else "without"
+    print(f"{path}: {len(episodes)} episodes, {sum(e.steps for e in episodes)} steps, {told} rewards", file=sys.stderr)
+    return path
 
 
 if __name__ == "__main__":

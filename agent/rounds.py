@@ -4,12 +4,15 @@ Where a round's pairs come from is the reward's ``policy_data``:
 
     fresh      the newest episodes of the environment
     imagined   rollouts in the model that begin where the demonstrations begin (starts ``expert_init``)
+    chunks     rollouts in the model beside pieces of the demonstrations, both cut at the same time (`agent.beside`)
     tracks     the newest episodes as whole trajectories, to which demonstrations are joined; each round first trains a
                classifier between the states of both
     truth      the transitions of the data set with their true rewards: nothing is compared, the reward is fitted
+    weighted   imagined transitions, of this and of earlier rounds; demonstrations are joined by the data set, every
+               transition with a weight by the model's uncertainty about it
 
 A reward that ``needs_weights`` sees whole trajectories, every pair with a weight by its time; others see pairs drawn
-uniformly.
+uniformly. One that ``needs_preferences`` sees comparisons of segments in every step, beside the pairs or instead.
 """
 
 from __future__ import annotations
@@ -22,14 +25,20 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent
+from agent.beside import beside
 from agent.data import Replay, RowPairs
 from agent.imagine import imagine
+from agent.reward.clare import point_weights
 from agent.reward.f_div import Trajectories
+from models.latent import Losses
+from models.world_model import Chunk
+
+Recent = Sequence[int] | RowPairs  # identities in the replay, or the pairs of episodes that it does not hold
 
 
 class Tracks(NamedTuple):
-    """The pairs of ``number`` trajectories: feat (n, F), action (n, A), time (n,) since each one's start, and done (n,)
-    bool where it terminates with this pair.
+    """The pairs of ``number`` trajectories: feat (n, F), action (n, A), time (n,) since each one's start, done (n,)
+    bool where it terminates with this pair, and track (n,), which of them it belongs to: 0, 1, ...
     """
 
     feat: Tensor
@@ -37,6 +46,17 @@ class Tracks(NamedTuple):
     time: Tensor
     done: Tensor
     number: int
+    track: Tensor
+
+
+class Weighted(NamedTuple):
+    """Inputs x (n, X) of the reward for all pairs of the data, the first ``expert`` of which are demonstrated, and
+    their weights beta (n,).
+    """
+
+    x: Tensor
+    beta: Tensor
+    expert: int
 
 
 class RewardRounds:
@@ -49,11 +69,16 @@ class RewardRounds:
         # a policy that learns on rollouts hands its own to the reward, in every gradient step
         self.imagined = source == "imagined" and agent.policy.wants == "transitions"
         self.fitted = source == "truth"
+        self.beside = source == "chunks"
         self.whole = source == "tracks"
-        self.wanted = source == "fresh" or self.imagined or self.fitted or self.whole
+        self.preferred = getattr(agent.reward, "needs_preferences", False)
+        self.weighs = source == "weighted"
+        self.weighted: Weighted | None = None  # computed when first needed: a function of the data and the fitted model
+        self.wanted = source == "fresh" or self.imagined or self.fitted or self.whole or self.weighs or self.beside
 
-    def play(self, k: int, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
-        """Round k = 1, 2, ... of ``reward_steps`` steps; ``recent``: the newest episodes; empty: all.
+    def play(self, k: int, rng: np.random.Generator, recent: Recent) -> dict[str, Tensor]:
+        """Round k = 1, 2, ... of ``reward_steps`` steps; ``recent``: the newest episodes (none named: all), or their
+        pairs.
 
         With ``reward_restart`` the optimiser starts afresh with its learning rate divided by max(k - 1, 1) (HyPE's
         code: a no-regret step whose size falls like 1/k; algorithms 3.5).
@@ -65,6 +90,10 @@ class RewardRounds:
             found = self._fit(optimiser, rng)
         elif self.whole:
             found = self._match(optimiser, rng, recent)
+        elif self.weighs:
+            found = self._weigh(optimiser, rng)
+        elif self.preferred and not self.agent.reward.needs_demos:
+            found = self._prefer(optimiser, rng)
         else:
             found = self._compare(optimiser, rng, recent)
         return {f"reward/{name}": value.detach() for name, value in found.items()}
@@ -83,28 +112,64 @@ class RewardRounds:
             found["grad"] = optimiser.step(losses.total)
         return found
 
-    def _compare(self, optimiser: Any, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
+    def _compare(self, optimiser: Any, rng: np.random.Generator, recent: Recent) -> dict[str, Tensor]:
         agent = self.agent
         found: dict[str, Tensor] = {}
         more: dict[str, Tensor] = {}
-        expert = self.replay.pairs("expert")
-        if self.imagined:
+        if self.beside:
+            kinds, more = self._pieces(rng)
+        elif self.imagined:
+            expert = self.replay.pairs("expert")
             policy, more = self._rollouts(expert)
+            kinds = self._tracks(expert), policy
         else:
-            policy = self._tracks(self.replay.pairs("online", recent or None))
-        kinds = self._tracks(expert), policy
+            kinds = self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))
+        told = {"tracks": tuple(t.track for t in kinds)} if getattr(agent.reward, "needs_tracks", False) else {}
         for _ in range(self.data["reward_steps"]):
             (x_expert, w_expert), (x_policy, w_policy) = (self._batch(tracks, rng) for tracks in kinds)
-            losses, found = agent.reward.loss(x_expert, x_policy, w_expert, w_policy)
+            losses, found = agent.reward.loss(x_expert, x_policy, w_expert, w_policy, **told)
+            if self.preferred:
+                also, how = self._preference(rng)
+                losses, found = Losses(losses | also), found | how
             found["grad"] = optimiser.step(losses.total)
         return found | more
 
-    def _match(self, optimiser: Any, rng: np.random.Generator, recent: Sequence[int]) -> dict[str, Tensor]:
+    def _prefer(self, optimiser: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Comparisons alone: the reward of RLHF (algorithms 3.15)."""
+        found: dict[str, Tensor] = {}
+        for _ in range(self.data["reward_steps"]):
+            losses, found = self._preference(rng)
+            found["grad"] = optimiser.step(losses.total)
+        return found
+
+    def _preference(self, rng: np.random.Generator) -> tuple[Losses, dict[str, Tensor]]:
+        reward, world = self.agent.reward, self.agent.world
+        obs, action, label = reward.drawn(rng)
+        if hasattr(world, "latent"):
+            feat = world.latent(obs).feat
+        else:
+            feat, action = self._filtered(obs, action)
+        return reward.preference(reward.inputs(feat, action, noisy=True), label)
+
+    @torch.no_grad()
+    def _filtered(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Posteriors (n, 2, t - b, F) of segments of pictures, and their actions, without the b first pairs: these have
+        too little history.
+        """
+        led = torch.cat([torch.zeros_like(action[:, :, :1]), action[:, :, :-1]], 2).flatten(0, 1)
+        none = torch.zeros(led.shape[:2], dtype=torch.bool, device=led.device)
+        first, burn_in = none.clone(), min(self.data["burn_in"], action.shape[2] - 1)
+        first[:, 0] = True
+        with self.agent.autocast():
+            z = self.agent.world.observe(Chunk(obs.flatten(0, 1), led, first, none, none, none[:, 0], ~none))
+        return z.feat.float().unflatten(0, action.shape[:2])[:, :, burn_in:], action[:, :, burn_in:]
+
+    def _match(self, optimiser: Any, rng: np.random.Generator, recent: Recent) -> dict[str, Tensor]:
         """The classifier's steps, then the reward's, on the same trajectories (algorithms 3.8)."""
         reward, classifier = self.agent.reward, self.agent.optimisers["classifier"]
         found: dict[str, Tensor] = {}
         more: dict[str, Tensor] = {}
-        kinds = [self._tracks(self.replay.pairs("expert")), self._tracks(self.replay.pairs("online", recent or None))]
+        kinds = [self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))]
         x = [reward.inputs(tracks.feat, tracks.action, noisy=True) for tracks in kinds]
         for _ in range(reward.ratio_steps):
             rows = (torch.from_numpy(rng.integers(0, len(each), reward.ratio_batch)).to(each.device) for each in x)
@@ -117,11 +182,74 @@ class RewardRounds:
             more["grad"] = optimiser.step(losses.total)
         return found | more
 
+    def _weigh(self, optimiser: Any, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Weighted data against imagined transitions, some of which are kept for later rounds (algorithms 3.12)."""
+        agent = self.agent
+        assert agent.memory is not None and agent.past is not None
+        if agent.memory.filled == 0:
+            raise ValueError("data.reward_start: a first round before anything was imagined: later than update 0")
+        if self.weighted is None:
+            self.weighted = self._weights()
+        x, beta, expert = self.weighted
+        new, u = agent.memory.sample(agent.reward.added)
+        agent.past.add(new.feat, new.action, new.next_feat, new.done, u)
+        found: dict[str, Tensor] = {}
+        for _ in range(self.data["reward_steps"]):
+            drawn = (rng.integers(0, n, self.data["reward_batch"]) for n in (expert, len(x)))
+            demo, rows = (torch.from_numpy(each).to(x.device) for each in drawn)
+            model, _ = agent.past.sample(self.data["reward_batch"])
+            x_model = agent.reward.inputs(model.feat, model.action, noisy=True)
+            losses, found = agent.reward.loss(x[demo], x[rows], beta[rows], x_model, 1 + beta.mean())
+            found["grad"] = optimiser.step(losses.total)
+        # where the model knows all demonstrations, or none, the weights say nothing
+        return found | {"unknown": (beta[:expert] < 0).float().mean()}
+
+    @torch.no_grad()
+    def _weights(self) -> Weighted:
+        """Of every pair there is, by the penalty's u over its maximum. A resumed run computes the same numbers again:
+        no random number of the training is spent.
+        """
+        agent = self.agent
+        kinds = [self.replay.pairs(which) for which in ("expert", "online") if self.replay.ids(which)]
+        obs, action = (self._tensor(np.concatenate([getattr(p, k) for p in kinds])) for k in ("obs", "action"))
+        z = agent.world.latent(obs)
+        us, penalty = [], agent.penalty
+        assert penalty.u is not None
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            for rows in torch.arange(len(action), device=action.device).split(4096):
+                _, stats = agent.world.step(z[rows], action[rows], stats=True, need_std=penalty.needs_std)
+                us.append(penalty.u(stats))
+        u, expert = torch.cat(us), len(kinds[0].action)
+        c = u / u.max().clamp_min(torch.finfo(u.dtype).tiny)
+        x = agent.reward.inputs(z.feat, action, noisy=False)
+        return Weighted(x, point_weights(c, expert, agent.reward.threshold), expert)
+
+    def _newest(self, recent: Recent) -> RowPairs:
+        return recent if isinstance(recent, RowPairs) else self.replay.pairs("online", recent or None)
+
     def _tracks(self, pairs: RowPairs) -> Tracks:
         """Of each episode the first ``reward_horizon`` pairs (0: all), as tensors."""
         kept = pairs.time < (self.data["reward_horizon"] or len(pairs.time))
-        action, time, done = (self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done))
-        return Tracks(self._feat(pairs.obs[kept]), action, time, done, int(pairs.episode[-1]) + 1)
+        action, time, done, track = (
+            self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done, pairs.episode)
+        )
+        return Tracks(self._feat(pairs.obs[kept]), action, time, done, int(pairs.episode[-1]) + 1, track)
+
+    def _pieces(self, rng: np.random.Generator) -> tuple[tuple[Tracks, Tracks], dict[str, Tensor]]:
+        """Demonstrated chunks and the rollouts beside them: of both, what no cut has removed."""
+        found = beside(self.agent, self.replay, self.data, rng)
+        steps, number = found.kept.shape
+        time, track = torch.meshgrid(*(torch.arange(n, device=found.u.device) for n in (steps, number)), indexing="ij")
+
+        def side(feat: Tensor, action: Tensor, there: Tensor) -> Tracks:
+            done = torch.zeros_like(there[there])
+            return Tracks(feat[there].float(), action[there], time[there], done, number, track[there])
+
+        expert = side(found.expert_feat, found.expert_action, found.kept)
+        policy = side(found.policy_feat, found.policy_action, found.kept & found.alive)
+        more = {"u": found.u.mean(), "u_limit": found.limit, "length": found.kept.float().sum(0).mean()}
+        return (expert, policy), more
 
     @torch.no_grad()
     def _rollouts(self, expert: RowPairs) -> tuple[Tracks, dict[str, Tensor]]:
@@ -143,7 +271,8 @@ class RewardRounds:
         time = torch.arange(len(rollout.action), device=limit.device)[:, None].expand(-1, len(limit))
         there = (rollout.alive[:-1] > 0) & (time < limit)
         done = rollout.alive[1:] == 0
-        tracks = Tracks(rollout.feat[:-1][there], rollout.action[there], time[there], done[there], len(limit))
+        track = torch.arange(len(limit), device=limit.device).expand_as(time)[there]
+        tracks = Tracks(rollout.feat[:-1][there], rollout.action[there], time[there], done[there], len(limit), track)
         return tracks, {"u": rollout.u[there].mean(), "length": there.float().sum(0).mean()}
 
     def _batch(self, tracks: Tracks, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -169,7 +298,7 @@ def joined(x: Sequence[Tensor], kinds: Sequence[Tracks], drawn: Tensor) -> Traje
     horizon = max(int(tracks.time.max()) + 1 for tracks in kinds)
     track, rest, left = [], [], []
     for tracks in kinds:
-        track.append((tracks.time == 0).cumsum(0) - 1)
+        track.append(tracks.track)
         lost = (horizon - 1 - tracks.time) * tracks.done
         rest.append(torch.zeros(tracks.number, device=lost.device).index_add(0, track[-1], lost.float()))
         left.append(rest[-1].sum() / (rest[-1].sum() + len(lost)))

@@ -68,6 +68,9 @@ def run(overrides: list[str]) -> int:
     device = pick_device(config["device"])
     torch.manual_seed(config["seed"])
     agent = build_agent(config, given.like.action_size, device, given.like.obs_shape)
+    if (told := given.comparisons) is not None:
+        agent.reward.take(told.obs, told.action, told.label, device)
+        config["preferences_sha256"] = told.checksum()  # no checkpoint holds them: a resumed run needs the same ones
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         return _train(config, note, folder, agent, given)
@@ -120,6 +123,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         capacity=max(data["capacity"], given.rows),
         budget_gb=data["budget_gb"],
         truth=config["reward"]["kind"] in TOLD,
+        termination=data["termination"],
     )
     dump_config(config, folder / "config.yaml")
     if state is None:
@@ -200,6 +204,8 @@ def _resumed(trainer: Any, resumed: bool) -> str:
     given = f"{len(trainer.demos)} demonstrations"
     if trainer.dataset:
         given += f", {sum(e.steps for e in trainer.dataset)} recorded transitions"
+    if getattr(trainer.agent.reward, "told", None) is not None:
+        given += f", {len(trainer.agent.reward.told.label)} comparisons"
     return f"resumed at {_counts(trainer)}" if resumed else f"new run: {given}, device {trainer.agent.device}"
 
 

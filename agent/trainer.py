@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent import checkpoint, monitor
+from agent import checkpoint, holdout, monitor
 from agent.agent import FULL, Agent
 from agent.batch import to_device
 from agent.build import ConfigError
-from agent.collect import Interrupted, Reset, run_episodes
+from agent.chunks import RowPairs, pairs_of
+from agent.collect import Interrupted, Reset, Trace, run_episodes
 from agent.data import Replay
+from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
 from agent.logger import Logger
 from agent.upkeep import Upkeep
@@ -38,7 +41,9 @@ NOT_IDENTITY = (
     "log_every",
     "device",
     "demos",
+    "demos_task",
     "dataset",
+    "preferences",
     "graph",
 )
 
@@ -73,12 +78,18 @@ class Trainer:
         state: Mapping[str, Any] | None,
         dataset: Sequence[Episode] = (),
     ) -> None:
-        """demos: demonstrations. dataset: the transitions of a run that steps no environment. state: a checkpoint's."""
+        """demos: demonstrations. dataset: recorded transitions, where the run is given some. state: a checkpoint's."""
         self.config, self.run_dir, self.agent, self.envs = config, run, agent, envs
-        self.replay, self.demos, self.dataset, self.logger = replay, demos, dataset, logger
+        self.replay, self.demos, self.logger = replay, demos, logger
         self.data = config["data"]
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
+        self.parts = frozenset(self.data["parts"])
+        if not self.parts <= FULL:
+            raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")
+        self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
+        self.held = holdout.HoldOut(agent, aside, config["obs"]["key"]) if aside else None
+        self.best: holdout.Weights = {}  # with the least error on what was put aside, while a stage is not over
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"])
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
@@ -94,9 +105,9 @@ class Trainer:
         self._started = self._saved = time.monotonic()
         if state is None:
             self._first_fill()
-            self.counters["next_eval"] = (
-                0 if self.online else config["eval"]["every"]
-            )  # what pre-training reached is worth seeing
+            staged = self.online or (self.upkeep is not None and self.data["stages"])
+            # what pre-training reached is worth seeing
+            self.counters["next_eval"] = 0 if staged else config["eval"]["every"]
         else:
             self._resume(state)
         self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
@@ -112,7 +123,8 @@ class Trainer:
             self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
         for one, expert in given:
             flags = (one.is_first, one.is_last, one.is_terminal)
-            self.replay.add_episode(one.obs[key], one.action, *flags, expert=expert, truth=one.reward)
+            told: dict[str, Any] = {"truth": one.reward, "horizon": self.envs.horizon}
+            self.replay.add_episode(one.obs[key], one.action, *flags, expert=expert, **told)
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         for name, module in state["modules"].items():
@@ -122,6 +134,7 @@ class Trainer:
         self.counters.update(state["counters"])
         self.scores.update(state["scores"])
         self.recent = [int(i) for i in state["recent"]]
+        self.best = state["best"]
         checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
 
     def save(self) -> None:
@@ -137,12 +150,24 @@ class Trainer:
             "counters": dict(self.counters),
             "scores": dict(self.scores),
             "recent": list(self.recent),
+            "best": self.best,
             "logger_lines": self.logger.lines,
             "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
         }
         checkpoint.save(self.run_dir / "checkpoint", state, fingerprint=fingerprint(self.config))
         self.replay.commit()
         self._saved = time.monotonic()
+
+    def _keep_best(self, score: float) -> None:
+        """The weights of the best evaluation so far, the newest of equals, for `agent.evaluate weights=best`: a game
+        between reward and policy may leave a good policy again. Nothing that learns reads the score.
+        """
+        if score < self.scores.get("best", -math.inf):
+            return
+        self.scores["best"] = score
+        modules = {n: m.state_dict() for n in checkpoint.WEIGHTS if (m := getattr(self.agent, n)) is not None}
+        state = {"step": self.step, "modules": modules, "counters": dict(self.counters)}
+        checkpoint.save(self.run_dir / "best", state, fingerprint=fingerprint(self.config), keep=1)
 
     # ---- counters ----
     @property
@@ -152,8 +177,10 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Environment steps of every kind (algorithms 1.3); updates where no environment is stepped."""
-        return int(self.counters["env_steps"] if self.online else self.counters["updates"])
+        """Environment steps of every kind (algorithms 1.3); where none is stepped, updates after the stages."""
+        if self.online:
+            return int(self.counters["env_steps"])
+        return int(self.counters["updates" if self.upkeep is None else "paid"])
 
     @property
     def seconds(self) -> float:
@@ -170,12 +197,17 @@ class Trainer:
         return minutes is not None and self.seconds >= 60 * minutes
 
     def _finished(self) -> bool:
-        return self.step >= self.config["steps"] or self._out_of_time()
+        return self.step >= self.config["steps"] or self._out_of_time() or self._good_enough()
+
+    def _good_enough(self) -> bool:
+        """Whether the last evaluation reached ``eval.stop_at``; a resumed run may aim higher."""
+        target = self.config["eval"].get("stop_at")
+        return target is not None and self.scores.get("mode", -math.inf) >= target
 
     # ---- the loop ----
     def train(self) -> None:
         """Run to the end, or until ``stop`` is set; saves at the end in both cases."""
-        if self.online:
+        if self.upkeep is not None:
             for number, stage in enumerate(self.data["stages"]):
                 self._stage(number, stage)
         # updates that collected steps have paid for come first, also when a resume finds them half done
@@ -192,8 +224,16 @@ class Trainer:
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"
+        assert self.upkeep is not None
+        # a model that is fitted now and then waits for environment steps otherwise
+        fits = stage.get("fits", 0) if self.upkeep.fits else 0
+        while not self.stop and not self._out_of_time() and self.counters[f"{key}_fits"] < fits:
+            self._progress(f"{stage['name']}: fitting the model")
+            self._keep_metrics(self.upkeep.fit())
+            self.counters[f"{key}_fits"] += 1
+            self._save_if_due()
         began, first = time.monotonic(), self.counters[key]
-        while not self.stop and not self._out_of_time() and self.counters[key] < stage["updates"]:
+        while not self.stop and not self._out_of_time() and not self._over(key, stage):
             done = self.counters[key]
             left = (stage["updates"] - done) * (time.monotonic() - began) / max(1.0, done - first)
             self._update(
@@ -201,7 +241,30 @@ class Trainer:
                 f"{stage['name']} {int(done)}/{stage['updates']}, {left / 60:.0f} min left of it",
             )
             self.counters[key] += 1
+            self._check(key, stage)
             self._save_if_due()
+        if self.best and self._over(key, stage):
+            holdout.settle(self.agent, self.best)
+            self.best = {}
+            done, error = int(self.counters[key]), self.counters[f"{key}_best"]
+            self.logger.note(f"{stage['name']}: over after {done} updates, open-loop error {error:.4g}")
+
+    def _over(self, key: str, stage: Mapping[str, Any]) -> bool:
+        stale = self.counters.get(f"{key}_stale", 0) >= stage.get("patience", math.inf)
+        return stale or self.counters[key] >= stage["updates"]
+
+    def _check(self, key: str, stage: Mapping[str, Any]) -> None:
+        """Every ``check_every`` updates of a stage: the error on the episodes that were put aside. A stage that does
+        not lessen it by ``tolerance`` of it in ``patience`` checks is over.
+        """
+        if self.held is None or "check_every" not in stage or self.counters[key] % stage["check_every"]:
+            return
+        error = self.held.error()
+        self._keep_metrics({"model/open_loop": torch.tensor(error)})
+        self.counters[f"{key}_stale"] += 1
+        if error < (1 - stage["tolerance"]) * self.counters.get(f"{key}_best", math.inf):
+            self.counters[f"{key}_best"], self.counters[f"{key}_stale"] = error, 0
+            self.best = holdout.snapshot(self.agent)
 
     def _gather(self) -> None:
         """What the next updates are made for: environment steps, or one update where no environment is stepped."""
@@ -215,26 +278,22 @@ class Trainer:
         """The updates that are pending."""
         while not self.stop and self.counters["pending"] >= 1:
             if self.upkeep is not None:
-                self._keep_metrics(self.upkeep.before(self.counters, self.rng, self.recent))
-            self._update(FULL, "training")
+                recent = self._recent()
+                if recent is None:
+                    return
+                self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
+            self._update(self.parts, "training")
             self.counters["pending"] -= 1
             self._save_if_due()
 
     def _collect(self) -> None:
         """Whole episodes with the acting policy; steps below ``seed_steps`` are not followed by updates."""
-        before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
-        seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=self.data["episodes_per_cycle"]).tolist()
-        starts = [self._env_start() for _ in seeds]
-        mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
-        try:
-            traces = run_episodes(
-                self.agent, self.envs, seeds, mode=mode, noise=noise, starts=starts, should_stop=lambda: self.stop
-            )
-        except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
-            checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
+        played = self._play(self.data["episodes_per_cycle"], resets=True)
+        if not played:
             return
-        for trace, start in zip(traces, starts, strict=True):
-            identity = self.replay.add_episode(**trace.arrays(), expert=False)
+        for trace, start in played:
+            horizon = trace.limit or self.envs.horizon
+            identity = self.replay.add_episode(**trace.arrays(), expert=False, horizon=horizon)
             if start is None:
                 self.recent = [*self.recent, identity][-self.data["reward_episodes"] :]
             seeding = self.counters["env_steps"] < self.data["seed_steps"]
@@ -242,10 +301,40 @@ class Trainer:
             self.counters["env_steps/seed" if seeding else "env_steps/policy"] += trace.steps
             self.counters["pending"] += 0 if seeding else self.data["updates_per_step"] * trace.steps
             self.counters["episodes"] += 1
-        seen = {"train/score": float(np.mean([t.score for t in traces]))}
+        seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))}
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())
+
+    def _play(self, number: int, *, resets: bool) -> list[tuple[Trace, Reset | None]]:
+        """Episodes with the acting policy and where they began; none when the user interrupts."""
+        before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
+        seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=number).tolist()
+        starts = [self._env_start() if resets else None for _ in seeds]
+        mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
+        try:
+            traces = run_episodes(
+                self.agent, self.envs, seeds, mode=mode, noise=noise, starts=starts, should_stop=lambda: self.stop
+            )
+        except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
+            checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
+            return []
+        return list(zip(traces, starts, strict=True))
+
+    def _recent(self) -> Sequence[int] | RowPairs | None:
+        """What the reward's rounds look at: the newest episodes, or, when a round is due, ``reward_fresh`` new ones,
+        which count as environment steps but go nowhere else. None when the user interrupts.
+        """
+        number = self.data["reward_fresh"]
+        assert self.upkeep is not None
+        if number == 0 or not self.upkeep.round_due(self.counters):
+            return self.recent
+        played = [trace for trace, _ in self._play(number, resets=False)]
+        for trace in played:
+            self.counters["env_steps"] += trace.steps
+            self.counters["env_steps/reward"] += trace.steps
+        rows = [ended(Rows(**trace.arrays()), self.replay.termination, self.envs.horizon) for trace in played]
+        return pairs_of(rows) if rows else None
 
     def _env_start(self) -> Reset | None:
         """FILTER: with probability ``starts.env_reset`` a uniformly drawn moment of the demonstrations."""
@@ -267,7 +356,7 @@ class Trainer:
             return monitor.diagnose(self)
 
     def _counts(self) -> dict[str, float]:
-        return {k: v for k, v in self.counters.items() if k.startswith("env_steps")} | {"env_steps/reward": 0.0}
+        return {"env_steps/reward": 0.0} | {k: v for k, v in self.counters.items() if k.startswith("env_steps")}
 
     def _update(self, parts: frozenset[str], phase: str) -> None:
         chunks = self._sample()
@@ -334,7 +423,9 @@ class Trainer:
             self.counters["next_eval"] <= self.step
         ):  # the evaluation at the end of a run does not shift those of a longer one
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
+        self.scores["mode"] = found["eval/score_mode"]
         self.scores["success"] = found["eval/score_mode"] / self.envs.full_score
+        self._keep_best(found["eval/score_mode"])
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "

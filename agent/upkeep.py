@@ -1,7 +1,8 @@
 """What happens between gradient steps at cadences of its own (algorithms 4.1: fit model, imagine, fit reward).
 
     every ``fit_every`` environment steps      the world model is fitted to all data
-    every ``reward_every`` environment steps   a round of the reward player (`agent.rounds`), from ``reward_start`` on
+    every ``reward_every`` environment steps   a round of the reward player (`agent.rounds`), from ``reward_start`` on,
+                                               perhaps on ``reward_fresh`` episodes that are collected for it alone
     every ``imagine_every`` environment steps  imagined transitions are added to the memory of a policy that wants them
 
 Where no environment is stepped, updates are counted instead; 0 means once, before the first update. Methods that do all
@@ -41,20 +42,25 @@ class Upkeep:
                 self.every[name] = max(1, updates)
 
     def before(
-        self, counters: MutableMapping[str, float], rng: np.random.Generator, recent: Sequence[int]
+        self, counters: MutableMapping[str, float], rng: np.random.Generator, recent: Sequence[int] | RowPairs
     ) -> dict[str, Tensor]:
         """Whatever is due before the next update; ``recent``: episodes for the reward's rounds; empty: all."""
         done = int(counters["paid"])
         found: dict[str, Tensor] = {}
+        round_due = self.round_due(counters)
         counters["paid"] += 1
         if self.fits and self._due("fit", done):
             found |= self.fit()
-        if self.rounds.wanted and self._due("reward", done - self.start):
+        if round_due:
             counters["reward_rounds"] += 1
             found |= self.rounds.play(int(counters["reward_rounds"]), rng, recent)
         if self.agent.memory is not None and self._due("imagine", done):
             found |= self.imagine(counters[self.clock], rng)
         return found
+
+    def round_due(self, counters: Mapping[str, float]) -> bool:
+        """Whether ``before`` is going to play a round of the reward player."""
+        return self.rounds.wanted and self._due("reward", int(counters["paid"]) - self.start)
 
     def _due(self, what: str, done: int) -> bool:
         every = self.every[what]
@@ -67,6 +73,7 @@ class Upkeep:
         self.agent.train()
         found = self.agent.world.fit(self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs))
         self.agent.eval()
+        self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
 
     def horizon(self, step: float) -> int:

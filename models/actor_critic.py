@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.dists import PointMass, SquashedNormal, TruncatedNormal
+from models.dists import Idle, PointMass, SquashedNormal, TruncatedNormal
 from models.nets import MLP, StackedMLP
 
 
@@ -23,7 +23,12 @@ class Actor(nn.Module):
 
 
 class SquashedActor(nn.Module):
-    """feat (..., F) -> SquashedNormal over actions (..., A) in (-1, 1) (SAC)."""
+    """feat (..., F) -> SquashedNormal over actions (..., A) in (-1, 1) (SAC).
+
+    ``flagged``: the last entry of feat is 1 in absorbing states, where action 0 is the only one.
+    """
+
+    flagged = False
 
     def __init__(
         self,
@@ -40,9 +45,14 @@ class SquashedActor(nn.Module):
         self.net = MLP(feat, 2 * action, hidden=hidden, layers=layers, act=act)
         self.bounds = min_log_std, max_log_std
 
-    def forward(self, feat: Tensor) -> SquashedNormal:
+    def forward(self, feat: Tensor) -> SquashedNormal | Idle:
         """The policy's distribution."""
-        return SquashedNormal.from_raw(self.net(feat), *self.bounds)
+        dist = SquashedNormal.from_raw(self.net(feat), *self.bounds)
+        return Idle(dist, feat[..., -1:]) if self.flagged else dist
+
+    def decides(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> (...): 0 in absorbing states, 1 in all others."""
+        return 1 - feat[..., -1] if self.flagged else torch.ones_like(feat[..., -1])
 
 
 class DeterministicActor(nn.Module):

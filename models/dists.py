@@ -235,6 +235,42 @@ class SquashedNormal:
         return -self.rsample_with_log_prob()[1]
 
 
+class Idle:
+    """A squashed normal, except where ``idle`` (..., 1) is 1: there nothing is decided, and action 0 is certain.
+
+    Its log density and entropy count as 0, so that neither rewards nor teaches anything.
+    """
+
+    def __init__(self, dist: SquashedNormal, idle: Tensor) -> None:
+        self.dist, self.free = dist, 1 - idle
+
+    @property
+    def std(self) -> Tensor:
+        """Of the normal before the tanh, where something is decided (..., A)."""
+        return self.dist.std * self.free
+
+    def rsample(self) -> Tensor:
+        """Reparameterised sample in [-1, 1]."""
+        return self.rsample_with_log_prob()[0]
+
+    def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
+        """A sample (..., A) and its log density (...)."""
+        action, log_prob = self.dist.rsample_with_log_prob()
+        return action * self.free, log_prob * self.free[..., 0]
+
+    def mode(self) -> Tensor:
+        """tanh(mean), or 0."""
+        return self.dist.mode() * self.free
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at x in [-1, 1], summed over A: (...)."""
+        return self.dist.log_prob(x) * self.free[..., 0]
+
+    def entropy(self) -> Tensor:
+        """An unbiased estimate (...)."""
+        return -self.rsample_with_log_prob()[1]
+
+
 class PointMass:
     """A deterministic policy's "distribution" at loc (..., A) (TD3).
 

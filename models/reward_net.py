@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from models.nets import StackedLinear, linear
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class RewardNet(nn.Module):
     """h: concatenated [feat, a] (..., F + A) -> (...), float32; higher = more expert-like."""
 
     def __init__(self, n_in: int, *, hidden: int, layers: int, act: str = "elu") -> None:
-        """act: elu, tanh (DAC), relu. Raises ValueError for another one."""
+        """act: elu, tanh (DAC), relu, silu (CLARE). Raises ValueError for another one."""
         super().__init__()
         if act not in ACTIVATIONS:
             raise ValueError(f"reward.act: {act!r} is none of {', '.join(ACTIVATIONS)}")

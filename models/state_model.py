@@ -22,6 +22,9 @@ class StateModel(nn.Module):
 
     std_floor: least std, in the state's own units, so that an entry that hardly moves in the demonstrations does not
     jump to the clip where the agent moves it a little.
+
+    flagged: features have one entry more, 1 in the absorbing state, which is 0 otherwise, and 0 in all others; states
+    without it (the environment's) are none (algorithms 1.4).
     """
 
     can_imagine = False
@@ -29,23 +32,27 @@ class StateModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, obs: int, *, normalise: bool = False, std_floor: float = 1e-2) -> None:
+    def __init__(self, obs: int, *, normalise: bool = False, std_floor: float = 1e-2, flagged: bool = False) -> None:
         super().__init__()
-        self.feat, self.normalise, self.std_floor = obs, normalise, std_floor
-        self.register_buffer("mean", torch.zeros(obs))
-        self.register_buffer("std", torch.ones(obs))
+        self.feat, self.normalise, self.std_floor, self.flagged = obs + flagged, normalise, std_floor, flagged
+        self.register_buffer("mean", torch.zeros(self.feat))
+        self.register_buffer("std", torch.ones(self.feat))
 
     def set_normaliser(self, states: Tensor) -> None:
-        """Mean and std of states (n, d); nothing happens without ``normalise``."""
+        """Mean and std of states (n, d), none of them absorbing; nothing happens without ``normalise``."""
         if self.normalise:
-            self.mean.copy_(states.mean(0))
-            self.std.copy_(states.std(0, correction=0).clamp_min(self.std_floor))
+            self.mean[: states.shape[1]] = states.mean(0)
+            self.std[: states.shape[1]] = states.std(0, correction=0).clamp_min(self.std_floor)
 
     def latent(self, state: Tensor) -> Latent:
         """Raw states (..., d) -> Latent (...) with feat = (normalised) state."""
-        feat = state.to(self.mean.dtype)
+        feat, mean = state.to(self.mean.dtype), self.mean
+        if self.flagged:
+            if feat.shape[-1] < self.feat:
+                feat = torch.cat([feat, torch.zeros_like(feat[..., :1])], -1)
+            mean = mean * (1 - feat[..., -1:])
         if self.normalise:
-            feat = ((feat - self.mean) / self.std).clamp(-CLIP, CLIP)
+            feat = ((feat - mean) / self.std).clamp(-CLIP, CLIP)
         return self._wrap(feat)
 
     @staticmethod

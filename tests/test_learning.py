@@ -100,3 +100,23 @@ def test_likelihood_rewards_learn_line_from_states(run_dir: Path, regime: str) -
     assert scores.mean() >= 0.9 * expert.mean(), (scores.mean(), expert.mean())
     steps = state(run_dir)["counters"].get("env_steps", 0)
     assert steps == (3000 if regime == "online" else 0)
+
+
+CLARE = ("algo=clare", "obs=state", "n_demos=10", "steps=1500", "eval.every=1500", "data.batch=64", "data.length=2",
+         "data.updates_per_step=1", "data.reward_batch=512", "size.state_units=64", "size.state_layers=2",
+         "size.offline_fit=1500", "size.epoch=50", "size.offline_rollouts=8", "size.offline_memory=20000",
+         "size.clare_every=50", "size.clare_lr=1e-3", "policy.gamma=0.9", "penalty=ens_std_mean", "eval.episodes=5",
+         "data.envs=1", "log_every=500")  # fmt: skip
+
+
+def test_clare_learns_line_from_states(run_dir: Path) -> None:
+    """Algorithms 5.7.1, with its cloning term: better than random, and 80 % of the expert without a step of it."""
+    train(run_dir, *CLARE, f"dataset={line(episodes=40)}")
+    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
+    seeds = [episode["seed"] for episode in results["mode"]["each"]]
+    expert = played(seeds, lambda state, rng: line_expert(state))
+    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
+    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    assert permutation_test(scores, chance) < 0.001 and scores.mean() >= 0.8 * expert.mean(), scores.mean()
+    rewards = [x for x in lines(run_dir) if "train/reward/r_expert" in x][-1]
+    assert rewards["train/reward/r_expert"] > max(rewards["train/reward/r_data"], rewards["train/reward/r_model"])

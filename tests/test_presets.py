@@ -25,8 +25,10 @@ from agent.policy.iq import IQPolicy
 from agent.policy.nu_dice import NuDicePolicy
 from agent.policy.sac import SACPolicy
 from agent.policy.td3_bc import TD3BCPolicy
+from agent.reward.aihf import AIHFReward
 from agent.reward.airl import AIRLReward
 from agent.reward.bce import BCEReward
+from agent.reward.clare import CLAREReward
 from agent.reward.f_div import FDivReward
 from agent.reward.fitted import FittedReward
 from agent.reward.frozen import FrozenReward
@@ -46,8 +48,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
 STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_antmaze", "hyper_official"}
-STATE_ONLY |= {"ml_irl", "ml_irl_s", "ml_irl_official", "offline_ml_irl", "mopo", "f_irl"}
+STATE_ONLY |= {"ml_irl_official", "mopo", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
+STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
@@ -101,7 +104,7 @@ def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str)
 
 
 @pytest.mark.parametrize(
-    ("obs", "algo"), [("pixels", "airl"), ("pixels", "expert"), ("pixels", "ml_irl"), ("state", "bc_cnn")]
+    ("obs", "algo"), [("pixels", "airl"), ("pixels", "expert"), ("pixels", "f_irl"), ("state", "bc_cnn")]
 )
 def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None:
     with pytest.raises(ConfigError, match="real transitions only|does not take observations|need an environment"):
@@ -148,7 +151,8 @@ def test_vmail_learns_from_demonstrations_through_its_discriminator_only(algo: s
 BUILT = (
     *(Agent, UpdateOptions, Penalty, Optimiser, ReplayStarts, MixtureStarts),
     *(BCEReward, IPMReward, AIRLReward, RewardNet, RatioNet, CostNet, RunningMoments),
-    *(MLReward, FDivReward, FittedReward, FrozenReward, RewardRounds, Coefficient),
+    *(MLReward, AIHFReward, FDivReward, FittedReward, FrozenReward, RewardRounds, Coefficient),
+    CLAREReward,
     *(
         BackpropPolicy,
         BCPolicy,
@@ -218,12 +222,13 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
         (MLReward, preset("ml_irl", "small", "state")["reward"]),
         (FDivReward, preset("f_irl", "small", "state")["reward"]),
         (FittedReward, preset("mopo", "small", "state")["reward"]),
+        (CLAREReward, preset("clare", "small", "state")["reward"]),
         *((ReplayStarts, hype["starts"]), (MixtureStarts, hyper["starts"])),
     ]
     for cls, node in parts:
         positional = {"self", "obs", "feat", "action"}
         options = set(inspect.signature(cls).parameters) - positional
-        assert options - set(node) <= {"behaviour_hidden"}, cls.__name__
+        assert options - set(node) <= {"behaviour_hidden", "flagged"}, cls.__name__  # flagged: data.termination
 
 
 def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +241,26 @@ def test_bf16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -
     assert pick_bf16(True, cpu) is True and pick_bf16(False, cpu) is False
     with pytest.raises(ConfigError, match=r"data\.bf16: 'maybe' is none of auto, true, false"):
         pick_bf16("maybe", cpu)
+
+
+def test_likelihood_methods_from_pixels_are_what_the_specification_says() -> None:
+    """Algorithms 4.5: gamma .97 and 50 pairs, temperature .2 in values that count it, a cut at the 99th percentile."""
+    for size in SIZES:
+        for algo in ("offline_ml_irl", "ml_irl"):
+            config = preset(algo, size)
+            data, policy, reward = config["data"], config["policy"], config["reward"]
+            assert (reward["kind"], reward["policy_data"], reward["gamma"], reward["weighting"]) == (
+                *("ml", "chunks", 0.97, "discounted"),
+            )
+            assert (policy["kind"], policy["gamma"], policy["entropy"], policy["soft"]) == ("backprop", 0.97, 0.2, True)
+            assert (data["reward_horizon"], data["reward_cut"], config["penalty"]["name"]) == (50, 0.99, "ens_std_mean")
+            assert config["optim"]["reward"]["l2"] == 1e-3
+            parts = {"offline_ml_irl": ["reward", "policy"], "ml_irl": ["world", "reward", "policy"]}
+            assert data["parts"] == parts[algo] and [s["parts"] for s in data["stages"]] == [["world", "clone"]]
+        offline = preset("offline_ml_irl", size)["data"]
+        assert offline["joint_batch"] and offline["expert_fraction"] == 0.0, "half of the model's batch is demonstrated"
+        assert offline["holdout"] == 0.1 and offline["episodes_per_cycle"] == offline["seed_steps"] == 0
+        assert offline["stages"][0]["patience"] == 5 and offline["stages"][0]["check_every"] > 0
 
 
 def test_likelihood_methods_are_what_the_specification_says() -> None:
@@ -260,3 +285,45 @@ def test_likelihood_methods_are_what_the_specification_says() -> None:
     five_epochs = 5 * data["rollouts_per_step"] * data["imagine_every"] * data["rollout_horizon"][1]
     assert data["memory"] == five_epochs
     assert preset("mopo", "base", "state")["penalty"]["name"] == "max_aleatoric"
+
+
+def test_hype_and_hyper_official_are_the_codes_column() -> None:
+    """Algorithms 3.5 and 3.6: teeth of the learning rate as long as a round, four episodes for each of them alone."""
+    hype, hyper = preset("hype_official", "small", "state"), preset("hyper_official", "small", "state")
+    updates = hype["data"]["reward_every"] * hype["data"]["updates_per_step"]
+    assert updates == 10_000
+    for name in ("actor", "critics", "temperature"):
+        settings = hype["optim"][name]
+        assert (settings["kind"], settings["lr"], settings["saw"]) == ("oadam", 7.3e-4, updates)
+        assert hyper["optim"][name]["saw"] == 0, "only on two tasks"
+    for config in (hype, hyper):
+        assert config["data"]["reward_fresh"] == 4 and config["data"]["reward_restart"] is True
+        assert (config["data"]["reward_steps"], config["data"]["reward_batch"]) == (1, 4096)
+        assert (config["reward"]["gp_target"], config["reward"]["gp_weight"]) == (0.4, 10.0)
+        assert (config["optim"]["reward"]["kind"], config["optim"]["reward"]["lr"]) == ("oadam", 8e-4)
+    assert (hype["policy"]["gamma"], hype["policy"]["polyak"], hype["data"]["act"]) == (0.98, 0.02, "sampled")
+    assert (hyper["data"]["act"], hyper["data"]["updates_per_step"], hyper["starts"]["per_batch"]) == ("mode", 30, True)
+
+
+def test_offline_ml_irl_official_is_the_codes_column() -> None:
+    """Algorithms 3.10 and 2.5; the row of hopper-medium."""
+    config = preset("offline_ml_irl_official", "small", "state")
+    data, reward, optim = config["data"], config["reward"], config["optim"]
+    assert (reward["weighting"], reward["clamp"], reward["bound"]) == ("mean", "hard", 10.0)  # O3, O6
+    assert (reward["hidden"], reward["layers"], reward["policy_data"]) == (256, 2, "imagined")
+    assert (optim["reward"]["lr"], optim["reward"]["l2"], data["reward_steps"]) == (1e-4, 1e-3, 1)  # O6, O7
+    assert data["rollouts_per_step"] * data["imagine_every"] == 50_000 and data["imagine_every"] == 1000
+    assert data["memory"] == 5 * 50_000 * data["rollout_horizon"][0] and data["rollout_horizon"][:2] == [43, 43]
+    assert (data["reward_start"], data["reward_every"], data["reward_horizon"]) == (1000, 20_000, 200)
+    assert (data["reward_rollouts"], data["real_fraction"], data["batch"]) == (1, 0.05, 256)
+    policy, model = config["policy"], config["world_model"]
+    assert (policy["hidden"], policy["layers"], policy["temperature"]) == (256, 3, "auto")
+    assert (policy["target_entropy"], policy["gamma"], policy["polyak"], optim["actor"]["lr"]) == (
+        -0.5,
+        0.99,
+        5e-3,
+        3e-4,
+    )
+    assert (model["hidden"], model["members"], model["elites"], model["holdout"], model["lr"]) == (200, 7, 5, 0.2, 1e-3)
+    assert (config["penalty"]["name"], config["penalty"]["alpha"]) == ("ens_std_drawn", 37.28)  # O4
+    assert not model["normalise_penalty"] and config["steps"] == 1_000_000

@@ -25,6 +25,10 @@ class BackpropPolicy(nn.Module):
     V critics    V0       V1       V2           V_{H-1}  V_H        N = H rewards, V_H bootstraps
     return R     R0       R1       R2 .. R_{N-1}
     losses       x        x        x  ..  k = 0..N-1,  weight gamma^k * alive_k
+
+    ``soft``: values count the entropy of all later actions as well, r_k + gamma eta Ent_{k+1} in place of r_k, so that
+    the optimum is the entropy-regularised one that likelihood gradients need (algorithms 3.7, 4.5); without it entropy
+    is a bonus of the actor at each state (C20).
     """
 
     wants = "rollout"
@@ -49,19 +53,22 @@ class BackpropPolicy(nn.Module):
         min_std: float,
         explore_noise: float,
         rl_scale: float,
+        soft: bool = False,
     ) -> None:
         super().__init__()
         if critic not in ("q", "v"):
             raise ValueError(f"policy.critic: {critic!r} is none of q, v")
         if target_reduce not in ("min", "random"):
             raise ValueError(f"policy.target_reduce: {target_reduce!r} is none of min, random")
+        if soft and critic != "q":
+            raise ValueError("policy.soft: values with entropy are those of pairs: policy.critic=q")
         self.actor = Actor(feat, action, hidden=hidden, layers=layers, min_std=min_std)
         self.critics = Critics(feat, action if critic == "q" else 0, number=critics, hidden=hidden, layers=layers)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.q, self.data_critic = critic == "q", data_critic
         self.gamma, self.lambda_, self.entropy, self.beta_bc, self.rl_scale = gamma, lambda_, entropy, beta_bc, rl_scale
         self.target_every, self.target_reduce, self.shift = target_every, target_reduce, critic_weight_shift
-        self.explore_noise = explore_noise
+        self.explore_noise, self.soft = explore_noise, soft
 
     def groups(self) -> dict[str, Iterable[nn.Parameter]]:
         """Parameters by optimiser name, in the order of the optimiser steps."""
@@ -80,10 +87,11 @@ class BackpropPolicy(nn.Module):
         rollout, reward = batch.rollout, batch.reward
         assert rollout is not None and reward is not None
         n = reward.shape[0] - 1 if self.q else reward.shape[0]
+        reward = self._with_entropy(reward[:n], rollout)
         with frozen(self.critics):
             value = self._values(self.critics, rollout, "min")
         discount = self.gamma * rollout.alive[1 : n + 1]  # nothing follows a termination (algorithms 1.4, "mask")
-        ret = lambda_return(reward[:n], value, discount, self.lambda_)
+        ret = lambda_return(reward, value, discount, self.lambda_)
         weight = self.gamma ** torch.arange(n, device=ret.device)[:, None] * rollout.alive[:n].detach()
         # with Q the immediate value also carries a gradient to a_k; V(z_k) does not depend on a_k (V-MAIL: return only)
         gain = (1 - self.lambda_) * value[:n] + self.lambda_ * ret if self.q else ret
@@ -96,6 +104,13 @@ class BackpropPolicy(nn.Module):
         metrics |= critic_metrics | {"value": value.mean().detach(), "entropy": rollout.entropy.mean().detach()}
         return {"actor": actor, "critics": critics}, metrics
 
+    def _with_entropy(self, reward: Tensor, rollout: Rollout) -> Tensor:
+        """What returns add up, (N, n): with ``soft`` a pair's reward and the entropy of the action after it."""
+        if not self.soft:
+            return reward
+        n = len(reward)
+        return reward + self.gamma * self.entropy * rollout.alive[1 : n + 1] * rollout.entropy[1 : n + 1]
+
     def _critic_losses(
         self, rollout: Rollout, reward: Tensor, data: DataPairs | None, weight: Tensor, n: int
     ) -> tuple[Losses, dict[str, Tensor]]:
@@ -105,7 +120,7 @@ class BackpropPolicy(nn.Module):
         with torch.no_grad():
             target_value = self._values(self.target, rollout, self.target_reduce)
             discount = self.gamma * rollout.alive[1 : n + 1]
-            target = lambda_return(reward[:n], target_value, discount, self.lambda_)  # Rbar_k
+            target = lambda_return(reward, target_value, discount, self.lambda_)  # Rbar_k
         feat, action = rollout.feat[:n].detach(), rollout.action[:n].detach()
         predicted = self.critics(feat, action)
         error = (predicted - target).square()
@@ -115,6 +130,8 @@ class BackpropPolicy(nn.Module):
             # y_j = r_j + gamma [(1-lambda) Qbar(z_{j+1}, a^_{j+1}) + lambda Rbar_0]: a^ is the first imagined action
             # at z_{j+1}
             ahead = (1 - self.lambda_) * target_value[0] + self.lambda_ * target[0]
+            if self.soft:
+                ahead = ahead + self.entropy * rollout.entropy[0].detach()
             y = data.reward + self.gamma * ahead[data.start]
             data_error = (self.critics(data.feat, data.action) - y).square() * data.weight
             losses["data"] = 0.5 * (data_error.sum(1) / data.weight.sum().clamp_min(1.0)).mean()

@@ -23,8 +23,8 @@ class NuDicePolicy(nn.Module):
         d = (1 - zeta) d^E + zeta d^own
 
     nu descends on J, which at its minimum and zeta = 0 is -KL(d^pi || d^E); the policy ascends. Every demonstrated
-    state stands for a first one. Not as in the official code: what ends leads to no absorbing state, after it nu is 0.
-    The batch's log-mean-exp is biased, and so is that of one s' and a' where those are random.
+    state stands for a first one. After what is ``done`` nu is 0; in absorbing states, which official runs have instead,
+    a' = 0 is certain. The batch's log-mean-exp is biased, and so is that of one s' and a' where those are random.
     """
 
     wants = "both"

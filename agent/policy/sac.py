@@ -21,6 +21,8 @@ class SACPolicy(nn.Module):
     L_Q   = sum_i mean (Q_i(s, a) - y)^2
     L_pi  = mean [tau log pi(a|s) - min_i Q_i(s, a)] + bc_weight L_BC,               a ~ pi(.|s) reparameterised
     L_tau = -mean [log tau (log pi(a|s) + target_entropy A)]                         if tau is automatic
+
+    Absorbing states teach the critics alone; in them a' = 0 is certain.
     """
 
     wants = "transitions"
@@ -95,7 +97,9 @@ class SACPolicy(nn.Module):
         losses = {"critics": critics}
         if batch.index % self.hold == 0:
             # an encoder behind the features learns from the critics alone
-            losses |= self._actor_losses(batch.pairs.feat.detach(), share, temperature)
+            feat = batch.pairs.feat.detach()
+            decided = row_shares(batch.pairs.weight * self.actor.decides(feat))
+            losses |= self._actor_losses(feat, decided, temperature)
             if self.bc_weight > 0:
                 bc, found = self._clone_term(batch.clone)
                 losses["actor"]["bc"] = self.bc_weight * bc

@@ -13,6 +13,22 @@ from models.reward_net import RewardNet, bce_loss, weighted_mean
 MAPS = ("f", "g", "logit")
 
 
+class Unshaped(nn.Module):
+    """g(s, a) or g(s), a reward of pairs."""
+
+    def __init__(self, net: nn.Module, state_only: bool) -> None:
+        super().__init__()
+        self.net, self.state_only = net, state_only
+
+    def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool) -> Tensor:
+        """s, or [s, a]."""
+        return feat if self.state_only else torch.cat([feat, action], -1)
+
+    def reward(self, x: Tensor) -> Tensor:
+        """(...), before any penalty."""
+        return self.net(x)
+
+
 class AIRLReward(nn.Module):
     """f(s, a, s') = g(s, a) + gamma (1 - done) phi(s') - phi(s),  D = exp f / (exp f + pi(a|s)) = sigmoid(f - log pi).
 
@@ -80,6 +96,10 @@ class AIRLReward(nn.Module):
         if self.map == "g":
             return g
         return f if self.map == "f" else f - log_pi
+
+    def alone(self) -> Unshaped:
+        """What other dynamics may keep of it: the reward without its shaping (Fu et al. 2018, section 5)."""
+        return Unshaped(self.net["g"], self.state_only)
 
     def score(self, x: Tensor) -> Tensor:
         """D (...), for diagnostics."""

@@ -59,7 +59,7 @@ class MLReward(nn.Module):
             ("inputs", inputs, INPUTS),
             ("clamp", clamp, tuple(CLAMPS)),
             ("weighting", weighting, WEIGHTINGS),
-            ("policy_data", policy_data, ("imagined", "replay", "fresh")),
+            ("policy_data", policy_data, ("imagined", "replay", "fresh", "chunks")),
         ):
             if value not in known:
                 raise ValueError(f"reward.{name}: {value!r} is none of {', '.join(known)}")

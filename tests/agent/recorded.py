@@ -1,4 +1,6 @@
-"""Recorded transitions of LineEnv of mixed quality, in D4RL's layout, for the methods that step no environment."""
+"""Recorded transitions of LineEnv of mixed quality, in D4RL's layout, for the methods that step no environment, and
+comparisons of segments of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from agent import label
+from demos import dataset, preferences
+from envs.episode import EpisodeBuilder
 from envs.toy import LineEnv
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="recorded-")
@@ -42,3 +47,41 @@ def line(poison: bool = False, episodes: int = 20) -> Path:
     """One file for all tests."""
     name = f"line-{'poisoned' if poison else 'clean'}-{episodes}.hdf5"
     return write(Path(_FOLDER.name) / name, poison=poison, episodes=episodes)
+
+
+@functools.cache
+def comparisons(pairs: int = 40, length: int = 8, seed: int = 0) -> Path:
+    """Synthetic labels on segments of `line`."""
+    out = Path(_FOLDER.name) / f"told-{pairs}-{length}-{seed}.npz"
+    return label.label(label.Options(out, dataset=line(), pairs=pairs, length=length, seed=seed))
+
+
+@functools.cache
+def pictures(episodes: int = 6) -> Path:
+    """A folder of LineEnv episodes that wander to random places, with pictures and without rewards."""
+    folder, rng, env = Path(_FOLDER.name) / f"pictures-{episodes}", np.random.default_rng(1), LineEnv(obs="pixels")
+    folder.mkdir()
+    for number in range(episodes):
+        image, _ = env.reset(seed=20_000 + number)
+        builder = EpisodeBuilder(
+            {"task": "line", "seed": 20_000 + number, "source": "tests", "subtasks": list(env.subtasks)}
+        )
+        builder.start({"image": image})
+        over = False
+        while not over:
+            action = rng.uniform(-1, 1, 1).astype(np.float32)
+            image, _, terminated, over, _ = env.step(action)
+            builder.add(action, {"image": image}, terminated=terminated)
+        dataset.save(folder / f"line-{number}.npz", builder.finish())
+    return folder
+
+
+@functools.cache
+def seen_comparisons(length: int = 10) -> Path:
+    """Comparisons of segments of pictures, from the shipped demonstrations: the first is preferred, or neither."""
+    episodes = dataset.load(dataset.shipped("line"), limit=3)
+    chosen, _ = preferences.draw(_FOLDER.name, episodes, pairs=6, length=length, rng=np.random.default_rng(0))
+    waiting = preferences.cut(episodes, chosen, length, "image", {})
+    out = Path(_FOLDER.name) / f"seen-{length}.npz"
+    preferences.save(out, waiting.labelled({0: 0, 1: 0, 2: 0.5, 3: 0, 4: 0.5}, labels="hand"))
+    return out

@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 
 from agent.config import CONFIGS
+from agent.trainer import Trainer
+from demos.dataset import files, shipped
 from envs import toy
-from tests.agent.recorded import line
+from models.state_model import StateEnsemble
+from tests.agent.recorded import comparisons, line, pictures, seen_comparisons
 from tests.agent.runs import assert_same, lines, local, start, state, trained
 
 STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", "dac", "hyper", "hyper_pess", "cmil",
          "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "ml_irl", "ml_irl_s", "ml_irl_official",
-         "offline_ml_irl", "mopo", "f_irl", "iq_learn", "value_dice")  # fmt: skip
-OFFLINE = ("offline_ml_irl", "mopo")  # learn from recorded transitions
+         "offline_ml_irl", "mopo", "f_irl", "iq_learn", "value_dice", "aihf", "aihf_offline")  # fmt: skip
+OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded transitions
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
-          "bc_cnn", "iq_learn", "value_dice")  # fmt: skip
+          "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
+STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online")
+OFFLINE += ("clare", "clare_official", "offline_ml_irl_official")
+PIXELS += ("cmil_offline_to_online",)
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
 # three episodes of 30 steps, the first of which only seeds
 SMALL: dict[str, tuple[str, ...]] = {
@@ -30,19 +36,37 @@ SMALL: dict[str, tuple[str, ...]] = {
               "data.reward_batch=32", "data.reward_every=30", "data.fit_every=30", "size.horizon=3"),
     "pixels": ("obs=pixels", "size.pretrain=2", "size.clone=2", "data.updates_per_step=0.07"),
 }  # fmt: skip
+# what official presets fix at every size
+FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000", "data.reward_start=8",
+         "data.reward_every=8", "world_model.max_updates=20", "world_model.hidden=32", "save_seconds=1e9")  # fmt: skip
+FRESH = ("hype_official", "hyper_official")  # collect episodes for the reward alone
+MORE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(FRESH, ("data.reward_fresh=1",)),
+    "clare": ("size.clare_every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
+    "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
+    "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
+}
 
 
 def settings(obs: str, algo: str) -> tuple[str, ...]:
     """Arguments of a tiny run of a method."""
+    compared = comparisons() if obs == "state" else seen_comparisons()
+    told = (f"preferences={compared}", "reward.comparisons=4") if algo.startswith("aihf") else ()
+    if algo in OFFLINE and obs == "pixels":
+        rare = ("data.updates_per_step=1", "steps=6", "eval.every=6")
+        return (f"algo={algo}", f"obs={obs}", f"dataset={pictures()}", *rare, *told)
     if algo in OFFLINE:
         rare = ("size.epoch=8", "size.offline_ml_every=8", "size.offline_fit=20", "data.updates_per_step=1")
         batch = ("data.batch=16", "data.length=2", f"dataset={line()}")
-        return (f"algo={algo}", "obs=state", *batch, *rare, "steps=24", "eval.every=24")
+        rare += MORE.get(algo, ())
+        return (f"algo={algo}", "obs=state", *batch, *rare, *told, "steps=24", "eval.every=24")
     if algo.startswith("bc") and algo != "bc_reg":
         return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
     more = ("steps=90", "eval.every=90")
     fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
-    return (f"algo={algo}", *SMALL[obs], *more, *fit)
+    if algo == "cmil_offline_to_online":
+        more += (f"dataset={line() if obs == 'state' else shipped('line')}",)
+    return (f"algo={algo}", *SMALL[obs], *more, *fit, *told, *MORE.get(algo, ()))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +105,8 @@ def test_one_cycle(whole: Callable[[str, str], Path], obs: str, algo: str) -> No
     assert online == (algo not in OFFLINE and (not algo.startswith("bc") or algo == "bc_reg"))
     assert counters["updates"] >= 6
     if online:
-        assert counters["env_steps"] == counters["env_steps/policy"] + counters.get("env_steps/seed", 0)
+        kinds = [counters.get(f"env_steps/{kind}", 0) for kind in ("policy", "seed", "reward")]
+        assert counters["env_steps"] == sum(kinds) and (kinds[2] > 0) == (algo in FRESH)
         # episodes that begin in the middle of a demonstration end earlier, so that the last one overshoots
         assert 90 <= counters["env_steps"] < 120 and (counters["env_steps"] == 90 or "filter" in algo)
     assert any("eval/score_mode" in line for line in logged)
@@ -97,14 +122,17 @@ def test_methods_differ_in_what_they_do(whole: Callable[[str, str], Path]) -> No
 
 
 @pytest.mark.parametrize(
-    "algo", ["hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn", "value_dice", "offline_ml_irl"]
-)
+    "algo", ["hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn", "value_dice", "offline_ml_irl",
+             "aihf", "aihf_offline", "clare", "cmil_offline_to_online"]
+)  # fmt: skip
 def test_true_rewards_never_reach_a_learner(
     whole: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algo: str
 ) -> None:
     """Algorithms 5.1.3: poisoned rewards of environment and data set, the same parameters."""
     clean = whole("state", algo)
-    recorded = (f"dataset={line(poison=True)}",) if algo in OFFLINE else ()
+    recorded = (
+        (f"dataset={line(poison=True)}",) if any(a.startswith("dataset=") for a in settings("state", algo)) else ()
+    )
     real: Any = toy.LineEnv.step
 
     def poisoned(self: Any, action: np.ndarray) -> Any:
@@ -116,7 +144,11 @@ def test_true_rewards_never_reach_a_learner(
     assert_same(clean, tmp_path / "poisoned")
 
 
-@pytest.mark.parametrize("algo", ["hyper", "hype", "cmil", "ml_irl", "f_irl", "iq_learn", "value_dice", *OFFLINE])
+@pytest.mark.parametrize(
+    "algo",
+    ["hyper", "hype", "hype_official", "cmil", "ml_irl", "aihf", "f_irl", "iq_learn", "value_dice",
+     "cmil_offline_to_online", *OFFLINE],
+)  # fmt: skip
 def test_resumed_equals_uninterrupted(whole: Callable[[str, str], Path], tmp_path: Path, algo: str) -> None:
     """Algorithms 5.7.5, with imagined transitions, fits and reward rounds in between."""
     for steps in (7, 17, 24) if algo in OFFLINE else (30, 60, 90):
@@ -145,10 +177,45 @@ def test_methods_on_recorded_transitions_never_step_an_environment(whole: Callab
         fits = [line for line in lines(whole("state", algo)) if "train/model/mse" in line]
         assert len(fits) == 1 and fits[0]["step"] == 2, "logged every second update: of the first ones alone"
         assert seen.count("train/model/imagined") == 3
-        rounds = {"offline_ml_irl": 2, "mopo": 1}[algo]  # from update 8 on every 8; once
+        rounds = {"mopo": 1}.get(algo, 2)  # from update 8 on every 8; once
         assert counters["reward_rounds"] == rounds
     held = state(whole("state", "offline_ml_irl"))["replay"]["episodes"]
     assert [bool(entry[3]) for entry in held] == [True] * 3 + [False] * 20
+
+
+@pytest.mark.parametrize("obs", ["state", "pixels"])
+def test_recorded_transitions_before_the_first_step_are_the_agents_own(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, obs: str
+) -> None:
+    """Algorithms 4.3, offline to online: the model learns from them, before any step; what is shown or cloned never."""
+    fitted: list[int] = []
+    chunks: list[tuple[bool, bool, int]] = []
+    fit, sample = StateEnsemble.fit, Trainer._sample
+
+    def noted(self: Any, feat: Any, *rest: Any) -> Any:
+        fitted.append(len(feat))
+        return fit(self, feat, *rest)
+
+    def drawn(self: Any) -> Any:
+        own, expert = sample(self)
+        chunks.append((bool(own.expert.any()), bool(expert.expert.all()), self.step))
+        return own, expert
+
+    monkeypatch.setattr(StateEnsemble, "fit", noted)
+    monkeypatch.setattr(Trainer, "_sample", drawn)
+    start(run_dir, *settings(obs, "cmil_offline_to_online"), "data.expert_fraction=0.0")
+    before = [(own, expert) for own, expert, step in chunks if step == 0]
+    assert len(before) == (12 if obs == "state" else 6) and len(chunks) > len(before)
+    assert {(own, expert) for own, expert, _ in chunks} == {(False, True)}
+    held = state(run_dir)["replay"]["episodes"]
+    shown = [bool(entry[3]) for entry in held]
+    recorded = 20 if obs == "state" else len(files(shipped("line")))
+    assert shown == [True] * 3 + [False] * (recorded + 3)
+    if obs == "state":
+        pairs = [entry[2] - 1 for entry in held]
+        before_steps, after = sum(pairs[:-3]), sum(pairs[:-1])
+        assert fitted[:3] == [before_steps, before_steps, after], "size.state_offline_fits; after seeding as ever"
+    assert any("train/reward" in line or "train/d_gap" in line for line in lines(run_dir) if line["step"] == 0)
 
 
 @pytest.mark.parametrize("algo", ["offline_ml_irl", "f_irl"])
@@ -185,15 +252,26 @@ def test_an_adaptive_penalty_resumes_with_its_coefficient(run_dir: Path, tmp_pat
         (("algo=offline_ml_irl", "dataset={line}", "reward.policy_data=fresh"), "policy_data=fresh"),
         (("algo=ml_irl", "reward.policy_data=imagined"), "this world model has no dynamics"),
         (("algo=gail", "reward=fitted"), "is fitted to the rewards of a data set"),
+        (("algo=clare", "dataset={line}", "penalty=none"), "penalty other than none"),
+        (("algo=clare", "dataset={line}", "data.reward_start=0"), "data.reward_start above 0"),
+        (("algo=ml_irl", "reward=clare"), "by a state model's uncertainty"),
+        (("algo=cmil_offline_to_online",), "learns from recorded transitions: dataset=PATH is missing"),
         (("algo=iq_learn", "reward=gail"), "owns its reward"),
         (("algo=gail", "reward=none"), "needs a reward learner"),
-        (("algo=ml_irl", "obs=pixels"), "obs=state"),
+        (("algo=f_irl", "obs=pixels"), "obs=state"),
+        (("algo=aihf",), "learns from comparisons: preferences=PATH is missing"),
+        (("algo=aihf", "preferences=nowhere.npz"), "nowhere.npz: path: no such file"),
+        (("algo=aihf", "preferences={line}"), "file: truncated or corrupt npz"),
+        (("algo=ml_irl", "preferences={told}"), "algo=ml_irl learns from no comparisons"),
+        (("algo=aihf", "preferences={told}", "reward.w_pref=0"), "none with reward.w_pref=0"),
+        (("algo=aihf", "preferences={told}", "task=count"), "task: is 'line'; this run is about 'count'"),
+        (("algo=aihf", "preferences={told}", "reward.policy_data=replay"), "replay shows no whole trajectories"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
 ) -> None:
-    paths = {"line": line(), "poisoned": line(poison=True)}
+    paths = {"line": line(), "poisoned": line(poison=True), "told": comparisons()}
     given = [argument.format(**paths) for argument in arguments]
     obs = () if any(argument.startswith("obs=") for argument in arguments) else ("obs=state",)
     start(tmp_path / "run", *given, *obs, expect=1)

@@ -13,7 +13,7 @@ import torch
 from agent import config, trainer
 from agent.build import ConfigError
 from agent.config import CONFIGS, dump_config, load_config, read_config
-from tests.agent.recorded import line
+from tests.agent.recorded import comparisons, line, pictures
 from tests.agent.runs import local, overrides, start
 
 
@@ -81,7 +81,7 @@ def test_the_official_preset_is_the_codes_column() -> None:
     assert {key: at(found, key) for key in OFFICIAL} == OFFICIAL
     for name in ("world", "reward", "actor", "critics"):
         kind = {} if name == "world" else {"kind": "adam"}
-        more = {"l2": 0.0} if name == "reward" else {}
+        more: dict[str, Any] = {"world": {}, "reward": {"l2": 0.0}}.get(name, {"saw": 0})
         assert found["optim"][name] == {"lr": 3e-4, "clip": 100.0, "eps": 1e-5, "wd": 1e-6} | kind | more
     stages = [(s["updates"], sorted(s["parts"])) for s in found["data"]["stages"]]
     assert stages == [(1000, ["policy", "reward", "world"]), (100, ["clone", "world"])]
@@ -143,10 +143,13 @@ def leaves(node: dict[str, Any], path: str = "") -> Iterator[str]:
 
 # one for every file of every part's folder
 READERS = (
-    *(("pixels", algo, ()) for algo in ("cmil", "vmail", "bc_rssm", "bc_cnn")),
+    *(("pixels", algo, ()) for algo in ("cmil", "vmail", "bc_rssm", "bc_cnn", "ml_irl")),
+    ("pixels", "offline_ml_irl", (f"dataset={pictures()}",)),
     *(("state", algo, ()) for algo in ("hyper", "airl", "expert", "ml_irl", "f_irl", "iq_learn", "value_dice")),
     *(("state", algo, (f"dataset={line()}", "size.epoch=1")) for algo in ("offline_ml_irl", "mopo")),
+    ("state", "clare", (f"dataset={line()}", "size.epoch=1", "data.reward_start=10", "penalty=ens_std_mean")),
     ("state", "hype", ("policy=td3_bc",)),
+    ("state", "aihf", (f"preferences={comparisons()}",)),
 )
 
 

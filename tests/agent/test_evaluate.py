@@ -158,6 +158,21 @@ def test_runs_that_cannot_be_read_are_named(run: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("in_process")
+def test_the_best_weights_are_evaluated_on_demand(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They have a report of their own."""
+    arguments = [f"run={run}", "episodes=1", "videos=false", "mode=mode"]
+    assert evaluate.main([*arguments, "weights=best"]) == 0
+    assert not (run / "eval.json").exists()
+    report = json.loads((run / "eval-best.json").read_text())
+    assert report["checkpoint"]["weights"] == "best" and report["checkpoint"]["step"] in (0, 30)
+    assert evaluate.main(arguments) == 0
+    assert results(run)["checkpoint"]["weights"] == "last" and str(run / "eval.json") in capsys.readouterr().out
+    assert refused(capsys, *arguments, "weights=worst") == "weights=worst: expected one of last, best"
+    shutil.rmtree(run / "best")
+    assert refused(capsys, *arguments, "weights=best") == f"{run}: holds no best yet"
+
+
+@pytest.mark.usefixtures("in_process")
 def test_a_failed_write_keeps_the_earlier_results(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

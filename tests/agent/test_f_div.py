@@ -125,7 +125,8 @@ def tracks(*episodes: tuple[int, bool]) -> Tracks:
     """Episodes of (steps, terminates)."""
     time = torch.cat([torch.arange(n) for n, _ in episodes])
     done = torch.cat([torch.tensor([False] * (n - 1) + [end]) for n, end in episodes])
-    return Tracks(torch.zeros(len(time), S), torch.zeros(len(time), 2), time, done, len(episodes))
+    track = (time == 0).cumsum(0) - 1
+    return Tracks(torch.zeros(len(time), S), torch.zeros(len(time), 2), time, done, len(episodes), track)
 
 
 def test_trajectories_are_joined_with_the_time_that_ends_have_left() -> None:

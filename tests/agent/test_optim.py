@@ -167,7 +167,45 @@ def test_optimistic_state_survives_a_file() -> None:
     assert torch.equal(a, b)
 
 
+def test_a_saw_tooth_is_a_falling_rate_and_a_fresh_optimiser() -> None:
+    """Algorithms 3.5: HyPE's policy, whose optimisers are made anew in each round. The decay does not fall."""
+    a, b, lr, teeth = parameter(2.0, -1.0), parameter(2.0, -1.0), 0.1, 3
+    given: dict[str, Any] = {"kind": "oadam", "lr": lr, "eps": 1e-3, "wd": 0.1}
+    saw, plain = optimiser(a, **given, saw=teeth), optimiser(b, **given)
+    for k in range(2 * teeth + 1):
+        scale = 1.0 + k * (-1) ** k
+        rate = lr * (1 - k % teeth / teeth)
+        if k % teeth == 0:
+            plain.restart(rate)
+        for group in plain.adam.param_groups:
+            group["lr"], group["weight_decay"] = rate, plain.wd / rate
+        for opt, p in ((saw, a), (plain, b)):
+            opt.step((scale * p * torch.tensor([1.0, 0.5])).sum())
+        torch.testing.assert_close(a.data, b.data)
+
+
+@pytest.mark.parametrize("before", [2, 3, 4])
+def test_a_saw_tooth_goes_on_where_it_was(before: int) -> None:
+    """The rate is a function of the saved count: in the middle of a tooth, between two, at the beginning of one."""
+    whole, parts = nn.Parameter(numbers(3)), nn.Parameter(numbers(3))
+    one, two = (optimiser(p, kind="oadam", lr=0.1, saw=3) for p in (whole, parts))
+    for k in range(7):
+        one.step((whole * (k - 3)).sum())
+        if k == before:
+            file = io.BytesIO()
+            torch.save(two.adam.state_dict(), file)
+            file.seek(0)
+            two = optimiser(parts, kind="oadam", lr=0.1, saw=3)
+            two.adam.load_state_dict(torch.load(file, weights_only=True))
+        two.step((parts * (k - 3)).sum())
+    assert torch.equal(whole, parts)
+
+
 def test_kinds_and_closures_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"optim\.saw: 5 updates a tooth: .* kind=oadam"):
+        optimiser(parameter(0.0), saw=5)
+    with pytest.raises(ValueError, match=r"optim\.saw: -1"):
+        optimiser(parameter(0.0), kind="oadam", saw=-1)
     with pytest.raises(ValueError, match="none of adam, oadam"):
         optimiser(parameter(0.0), kind="sgd")
     with pytest.raises(ValueError, match="closures"):

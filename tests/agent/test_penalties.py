@@ -18,6 +18,7 @@ from tests.models.tiny import numbers
 
 DISAGREEMENT = ("ens_std_mean", "max_pairwise", "max_dev")
 ALL = (*DISAGREEMENT, "max_aleatoric", "ens_var", "ens_std")
+DRAWN = ("ens_var_drawn", "ens_std_drawn", "loglik_var")  # estimates, from one sample of every member
 
 
 def stats(n: int = 4, k: int = 5, d: int = 3, *, dtype: torch.dtype = torch.float64) -> HeadStats:
@@ -59,7 +60,7 @@ def test_penalty_is_its_definition(name: str) -> None:
 
 
 def test_every_penalty_is_tested() -> None:
-    assert set(penalties._TABLE) == {*ALL, "none"}
+    assert set(penalties._TABLE) == {*ALL, *DRAWN, "none"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -129,6 +130,48 @@ def test_penalised_reward_never_exceeds_the_reward_and_falls_with_alpha(name: st
     torch.testing.assert_close(used[3], reward - 10 * amount)
 
 
+# ---------------------------------------------------------------------- penalties of sampled next states
+
+
+def many(mean: list[list[float]], std: list[list[float]], n: int = 200_000) -> HeadStats:
+    """The same members (K, S) in n rows."""
+    torch.manual_seed(0)
+    return HeadStats(*(torch.tensor(x, dtype=torch.float64).expand(n, -1, -1) for x in (mean, std)))
+
+
+def test_drawn_variances_count_the_aleatoric_part_twice() -> None:
+    """E Var_i(y_i) = mean sigma^2 + the unbiased Var_i(mu_i), in every dimension."""
+    mean, std = [[0.0, 1.0], [1.0, 1.0], [2.0, 4.0]], [[0.5, 1.0], [1.0, 2.0], [0.5, 1.0]]
+    expected = [2 * 0.5 + 1.0, 2 * 2.0 + 3.0]
+    found = u("ens_var_drawn", many(mean, std))
+    assert found.mean().item() == pytest.approx(sum(expected) / 2, rel=0.01)
+    given = many([[0.0], [0.0]], [[1.0], [1.0]])
+    torch.manual_seed(1)
+    squared = u("ens_std_drawn", given).square()
+    torch.manual_seed(1)
+    torch.testing.assert_close(squared, u("ens_var_drawn", given))
+
+
+def test_likelihoods_of_a_sample_differ_as_much_as_the_members() -> None:
+    """N(m, 1) and N(-m, 1): log p_1 - log p_2 = 2 m s, so that E u = m^2 E s^2 = m^2 (m^2 + 1), in any units."""
+    m = 0.7
+    for unit in (1.0, 100.0):
+        found = u("loglik_var", many([[m * unit], [-m * unit]], [[unit], [unit]]))
+        assert found.mean().item() == pytest.approx(m**2 * (m**2 + 1), rel=0.02)
+    assert not u("loglik_var", many([[m, 2.0]] * 3, [[0.3, 5.0]] * 3, n=50)).any(), "who agrees is certain"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_penalties_are_positive_with_finite_gradients(name: str) -> None:
+    given = stats(n=50)
+    assert given.std is not None
+    leaves = given.mean.clone().requires_grad_(), given.std.clone().requires_grad_()
+    found = u(name, HeadStats(*leaves))
+    assert found.shape == (50,) and bool((found >= 0).all())
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(found.sum(), leaves))
+    assert u(name, HeadStats(numbers(2, 4, 5, 3), torch.ones(2, 4, 5, 3))).shape == (2, 4)
+
+
 def test_no_penalty_is_no_function() -> None:
     none = make_penalty("none", 0.0)
     assert none.u is None and not none.needs_std
@@ -142,8 +185,8 @@ def test_bad_penalties_are_told() -> None:
 
 
 def test_heads_compute_a_std_only_where_it_is_needed() -> None:
-    needs = {name for name in ALL if make_penalty(name, 1.0).needs_std}
-    assert needs == {"max_aleatoric", "ens_var", "ens_std"}
+    needs = {name for name in (*ALL, *DRAWN) if make_penalty(name, 1.0).needs_std}
+    assert needs == {"max_aleatoric", "ens_var", "ens_std", *DRAWN}
 
 
 # ---------------------------------------------------------------------- a coefficient that adapts

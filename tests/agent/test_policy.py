@@ -193,6 +193,49 @@ def test_the_step_into_a_termination_is_worth_its_reward_and_later_ones_do_not_c
     torch.testing.assert_close(found["actor"]["rl"], -(weight * gain).mean())
 
 
+def test_soft_values_count_the_entropy_of_later_actions() -> None:
+    """R_k = r_k + gamma [eta Ent_{k+1} + (1 - lambda) Q_{k+1} + lambda R_{k+1}], for actor, critics and recorded pairs;
+    nothing follows a termination.
+    """
+    policy = with_linear_critics(make_policy(beta_bc=0.0, soft=True))
+    alive = torch.ones(H + 1, N)
+    alive[2:, 0] = 0.0
+
+    def soft(value: list[list[float]]) -> list[list[float]]:
+        out = [list(value[-1])]
+        for k in (1, 0):
+            row = []
+            for n in range(N):
+                ahead = ETA * ENTROPY[k + 1, n].item() + (1 - LAMBDA) * value[k + 1][n] + LAMBDA * out[0][n]
+                row.append(REWARD[k, n].item() + GAMMA * alive[k + 1, n].item() * ahead)
+            out.insert(0, row)
+        return out[:-1]
+
+    value, kept = along(policy.critics, min, H), along(policy.target, min, H)
+    ret, target = soft(value), soft(kept)
+    gain, model, data = 0.0, 0.0, 0.0
+    for n in range(N):
+        for k in range(H - 1):
+            weight = GAMMA**k * alive[k, n].item()
+            bonus = ETA * ENTROPY[k, n].item()
+            gain += weight * ((1 - LAMBDA) * value[k][n] + LAMBDA * ret[k][n] + bonus) / (N * (H - 1))
+            for i in range(2):
+                predicted = values(policy.critics, FEAT[k], ACTION[k])[i][n]
+                model += weight * 0.5 * (predicted - target[k][n]) ** 2 / (2 * N * (H - 1))
+    for j in (0, 1):  # the third pair has no weight
+        n = int(DATA.start[j])
+        ahead = ETA * ENTROPY[0, n].item() + (1 - LAMBDA) * kept[0][n] + LAMBDA * target[0][n]
+        for i in range(2):
+            predicted = values(policy.critics, DATA.feat, DATA.action)[i][j]
+            data += 0.5 * (predicted - DATA.reward[j].item() - GAMMA * ahead) ** 2 / 4
+    found = losses(policy, rollout=rollout(FEAT, ACTION, alive=alive, entropy=ENTROPY))
+    assert found["actor"]["rl"].item() == pytest.approx(-gain, rel=1e-5)
+    assert found["critics"]["model"].item() == pytest.approx(model, rel=1e-5)
+    assert found["critics"]["data"].item() == pytest.approx(data, rel=1e-5)
+    with pytest.raises(ValueError, match=r"policy\.soft"):
+        make_policy(critic="v", soft=True)
+
+
 # ---------------------------------------------------------------------- who is moved by what
 
 

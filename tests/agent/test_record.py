@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,14 @@ def test_the_trained_policys_most_likely_actions_are_recorded(run: Path, tmp_pat
 def test_episodes_below_the_score_are_not_kept(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, scores = record._episode, iter([0.1, 0.5, 0.4, 0.9, 0.1, 0.1, 0.4999])
+    real, scores = record.played, iter([0.1, 0.5, 0.4, 0.9, 0.1, 0.1, 0.4999])
 
     def scored(*args: Any, **options: Any) -> Any:
         episode = real(*args, **options)
         episode.meta["score"] = next(scores)
         return episode
 
-    monkeypatch.setattr(record, "_episode", scored)
+    monkeypatch.setattr(record, "played", scored)
     paths = record.record(Options(run, tmp_path / "good", episodes=2, min_score=0.5, device="cpu"))
     assert [path.name for path in paths] == ["line-0000.npz", "line-0001.npz"]
     metas = [dataset.read(path)[0].meta for path in paths]
@@ -117,3 +118,108 @@ def test_mistakes_are_named_in_one_line(run: Path, tmp_path: Path, capsys: pytes
 def test_seeds_are_those_of_nobody_else() -> None:
     assert RECORD_SEEDS >= EVAL_SEEDS + (1 << 29), "half of the seeds above training's are left to evaluation"
     assert RECORD_SEEDS + (1 << 20) < 1 << 31
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run on the true reward: three episodes of its own."""
+    folder = tmp_path_factory.mktemp("expert") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        local(patch)
+        start(folder, *EXPERT)
+    yield folder
+
+
+EXPERT = ("algo=expert", "obs=state", "steps=90", "eval.every=90", "data.batch=16", "data.length=2",
+          "data.updates_per_step=0.2", "data.seed_steps=30")  # fmt: skip
+
+
+def told(out: Path) -> list[Any]:
+    """The episodes of a data set with their rewards."""
+    return dataset.load(out, task="line", obs_keys=("state",), rewards=True)
+
+
+def test_a_data_set_holds_the_recorded_episodes_with_their_true_rewards(run: Path, tmp_path: Path) -> None:
+    arguments = [f"run={run}", "episodes=2", "sampled=true", "device=cpu"]
+    for out in ("a.hdf5", "again/a.hdf5", "demos"):
+        assert record.main([*arguments, f"out={tmp_path / out}"]) == 0
+    assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "again" / "a.hdf5").read_bytes()
+    wanted = dataset.load(tmp_path / "demos", task="line", obs_keys=("state",))
+    for found, demo in zip(told(tmp_path / "a.hdf5"), wanted, strict=True):
+        assert demo.sim_state is not None and found.sim_state is None
+        for name in ("action", "is_first", "is_last", "is_terminal"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(demo, name))
+        np.testing.assert_array_equal(found.obs["state"], demo.obs["state"])
+        env = LineEnv(obs="state")
+        env.reset(seed=demo.meta["seed"])
+        rewards = [env.step(action)[1] for action in demo.action[1:]]
+        np.testing.assert_allclose(found.reward[1:], rewards)
+    without = dataset.load(tmp_path / "a.hdf5", task="line", obs_keys=("state",))
+    assert all(np.isnan(e.reward).all() for e in without), "as demonstrations they have none"
+
+
+def test_steps_count_whole_episodes(run: Path, tmp_path: Path) -> None:
+    for steps, episodes in ((LineEnv.horizon, 1), (LineEnv.horizon + 1, 2)):
+        out = tmp_path / f"{steps}.hdf5"
+        record.record(Options(run, out, steps=steps, device="cpu"))
+        assert len(told(out)) == episodes
+
+
+def test_what_a_run_has_collected_is_a_data_set_that_others_learn_from(
+    expert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Medium-replay: every episode of the run's own in order, with the rewards that it learned from."""
+    local(monkeypatch)
+    out = tmp_path / "sets" / "replay.hdf5"
+    assert record.main([f"run={expert}", f"out={out}", "source=replay"]) == 0
+    episodes, index = told(out), state(expert)["replay"]["episodes"]
+    assert [len(e) for e in episodes] == [rows for _, _, rows, *_ in index] and len(episodes) == 3
+    for episode in episodes:
+        good = np.abs(episode.obs["state"][1:, 0] - LINE_GOAL) < LINE_TOLERANCE
+        np.testing.assert_array_equal(episode.reward[1:], good)
+        assert not episode.is_terminal.any() and episode.obs["state"].std() > 0
+    start(tmp_path / "again", *EXPERT)
+    record.record(Options(tmp_path / "again", tmp_path / "again.hdf5", source="replay"))
+    assert out.read_bytes() == (tmp_path / "again.hdf5").read_bytes(), "the same commands, the same bytes"
+    record.record(Options(expert, out.with_name("expert.hdf5"), episodes=1, device="cpu"))
+    assert len(told(out.parent)) == 4, "a folder of sets is their union"
+    tiny = ("size.epoch=8", "size.offline_fit=20", "data.batch=16", "data.length=2", "data.updates_per_step=1")
+    start(tmp_path / "mopo", "algo=mopo", "obs=state", f"dataset={out.parent}", *tiny, "steps=16", "eval.every=16")
+    held = state(tmp_path / "mopo")["replay"]
+    assert len(held["episodes"]) == 4 and held["layout"]["truth"]
+
+
+def test_runs_that_were_told_no_rewards_tell_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local(monkeypatch)
+    start(tmp_path / "run", "algo=hype", *EXPERT[1:], "data.reward_batch=32", "data.reward_every=30")
+    out = tmp_path / "replay.hdf5"
+    assert record.main([f"run={tmp_path / 'run'}", f"out={out}", "source=replay"]) == 0
+    assert capsys.readouterr().err.strip().endswith("3 episodes, 90 steps, without rewards")
+    with pytest.raises(dataset.DemoError, match="reward: is not told"):
+        told(out)
+    assert len(dataset.load(out, task="line", obs_keys=("state",))) == 3, "demonstrations are not among them"
+
+
+def test_what_cannot_be_recorded_like_that_is_told(
+    run: Path, expert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    out = f"out={tmp_path / 'a.hdf5'}"
+    assert refused(capsys, f"run={run}", out, "source=model") == "source=model: expected one of policy, replay"
+    assert refused(capsys, f"run={run}", out, "steps=0") == "steps must be at least 1"
+    assert "out must name a .hdf5 file" in refused(capsys, f"run={expert}", f"out={tmp_path}", "source=replay")
+    for more in ("sampled=true", "weights=best"):
+        told = refused(capsys, f"run={expert}", out, "source=replay", more)
+        assert "no sampled, steps, min_score, weights" in told
+    assert "has collected no episodes" in refused(capsys, f"run={run}", out, "source=replay")
+    moved = tmp_path / "moved"
+    shutil.copytree(expert, moved, ignore=shutil.ignore_patterns("replay"))
+    assert refused(capsys, f"run={moved}", out, "source=replay") == f"{moved}: its replay is not there any more"
+    (moved / "replay").mkdir()
+    assert "does not hold episode 0" in refused(capsys, f"run={moved}", out, "source=replay")
+    start(tmp_path / "other", *EXPERT, "data.termination=ignore")
+    told = refused(capsys, f"run={tmp_path / 'other'}", out, "source=replay")
+    assert "its replay holds other ends of episodes than the environment's (data.termination)" in told
+    assert not (tmp_path / "a.hdf5").exists()

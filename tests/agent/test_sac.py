@@ -65,6 +65,9 @@ class FixedActor(nn.Module):
         self.rows = len(feat)
         return self
 
+    def decides(self, feat: Tensor) -> Tensor:
+        return torch.ones(len(feat))
+
     def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
         return self.action.expand(self.rows, -1), torch.full((self.rows,), self.log_pi) + 0 * self.action.sum()
 

@@ -175,6 +175,26 @@ def test_the_time_limit_ends_pretraining_and_a_longer_one_goes_on(run_dir: Path,
     assert_same(run_dir, whole)
 
 
+def test_the_weights_of_the_best_evaluation_are_kept(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of equals; a resumed run goes on from the best so far."""
+    told = iter([1.0, 3.0, 3.0, 2.0, 2.5])
+    kinds = {f"eval/score_{kind}" for kind in ("mode", "sampled")}
+    monkeypatch.setattr(monitor, "evaluate", lambda _: dict.fromkeys(kinds, next(told)))
+
+    def best() -> tuple[int, dict[str, Any]]:
+        found = checkpoint.load(run_dir / "best")
+        assert found is not None
+        return found["step"], found["modules"]
+
+    start(run_dir, "steps=90", "eval.every=30")  # evaluated at 0, 30, 60, 90
+    step, modules = best()
+    assert step == 60 and set(modules) == {"world", "reward", "policy", "slow"}
+    assert len(list((run_dir / "best").glob("step-*"))) == 1
+    assert differences(modules["policy"], state(run_dir)["modules"]["policy"])
+    start(run_dir, "steps=120", "eval.every=30")
+    assert best()[0] == 60
+
+
 def test_a_finished_run_is_left_alone(run_dir: Path, whole: Path) -> None:
     start(run_dir)
     before = moments(run_dir)

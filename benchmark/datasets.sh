@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Data sets of one task as D4RL makes them, from one run of SAC on the true reward, one thread:
+#   medium         sampled episodes of the policy when it first returns a third of what D4RL's expert does
+#   medium-replay  all that the run had collected until then
+#   medium-expert  medium, and as many steps of the policy at the end of the run
+# The same command on the same machine and packages gives the same bytes; OUT/SHA256SUMS tells which they were.
+#   bash benchmark/datasets.sh OUT TASK [SEED]           TASK: hopper, halfcheetah, walker2d
+#   dataset=OUT/medium, dataset=OUT/medium-replay, dataset=OUT/medium-expert
+set -euo pipefail
+out=${1:?the folder for the data sets} task=${2:?hopper, halfcheetah or walker2d} seed=${3:-0}
+case $task in # the returns of D4RL's experts
+  hopper) expert=3234.3 medium=1078 ;;
+  halfcheetah) expert=12135.0 medium=4045 ;;
+  walker2d) expert=4592.3 medium=1530 ;;
+  *) expert=${EXPERT:?the return to stop at, for a task that D4RL has none of} medium=${MEDIUM:?a third of it} ;;
+esac
+expert=${EXPERT:-$expert} medium=${MEDIUM:-$medium}
+steps=${STEPS:-1000000}             # of training, at most
+transitions=${TRANSITIONS:-1000000} # of medium, and of expert
+every=${EVERY:-5000}                # steps between two looks at the return
+train() {
+  python -m agent.train task="$task" obs=state algo=expert size="${SIZE:-small}" seed="$seed" threads=1 device=cpu \
+    steps="$steps" eval.every="$every" run="$out/run" "$@"
+}
+record() { python -m agent.record run="$out/run" device=cpu seed="$seed" "$@"; }
+
+if [ ! -f "$out/medium/$task-medium.hdf5" ]; then # otherwise the run has gone on since
+  train eval.stop_at="$medium"
+  record source=replay out="$out/medium-replay/$task-medium-replay.hdf5"
+  record sampled=true steps="$transitions" out="$out/medium/$task-medium.hdf5"
+fi
+train eval.stop_at="$expert"
+mkdir -p "$out/medium-expert"
+cp "$out/medium/$task-medium.hdf5" "$out/medium-expert/"
+record sampled=true steps="$transitions" out="$out/medium-expert/$task-expert.hdf5"
+(cd "$out" && sha256sum medium/*.hdf5 medium-replay/*.hdf5 medium-expert/*.hdf5 | tee SHA256SUMS)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Offline on Hopper from state: ML-IRL and CLARE learn from DATASET and one demonstration, ValueDICE and cloning from the
+# demonstration alone; one thread a run. The x-axis is updates: no environment is stepped but for evaluation.
+#   bash benchmark/offline.sh OUT DATASET DEMOS [SEED ...]      DATASET, DEMOS: files or folders of episodes
+set -euo pipefail
+out=${1:?the folder for the runs} dataset=${2:?recorded transitions} demos=${3:?demonstrations}
+seeds=("${@:4}")
+train() { python -m agent.train task=hopper obs=state size=small threads=1 n_demos="${N_DEMOS:-1}" demos="$demos" "$@"; }
+
+steps=${STEPS:-20000}
+for seed in "${seeds[@]:-0}"; do
+  for algo in offline_ml_irl clare; do
+    train algo=$algo dataset="$dataset" seed="$seed" steps="$steps" eval.every=2500 run="$out/$algo-s$seed"
+  done
+  train algo=value_dice data=demos_state policy.zeta=0 seed="$seed" steps="$steps" eval.every=2500 run="$out/value_dice-s$seed"
+  train algo=bc seed="$seed" steps="$steps" eval.every=2500 run="$out/bc-s$seed"
+  for algo in offline_ml_irl clare value_dice bc; do
+    python -m agent.evaluate run="$out/$algo-s$seed" episodes=20 seed=1000
+  done
+done

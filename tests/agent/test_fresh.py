@@ -1,0 +1,72 @@
+"""Episodes for a round of the reward alone: counted, seen by the round, by nothing else (algorithms 1.3, 3.5)."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.build import ConfigError
+from agent.data import RowPairs
+from agent.rounds import RewardRounds
+from envs.toy import LINE_SPEED, LineEnv
+from tests.agent.runs import LocalVector, assert_same, lines, local, start, state
+from tests.agent.test_ending import build
+from tests.agent.test_trainer import at_call
+
+# episodes of 30 steps: one that seeds, then one for every 6 updates, the first of which begins with a round
+RUN = ("algo=hype_official", "obs=state", "data.batch=16", "data.updates_per_step=0.2", "data.seed_steps=30",
+       "data.reward_batch=32", "data.reward_every=30", "data.reward_fresh=2", "steps=240",
+       "eval.every=240")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _local(monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+
+
+def test_fresh_episodes_count_and_go_to_the_round_alone(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[RowPairs] = []
+    play = RewardRounds.play
+
+    def noted(self: RewardRounds, k: int, rng: Any, recent: Any) -> Any:
+        seen.append(recent)
+        return play(self, k, rng, recent)
+
+    monkeypatch.setattr(RewardRounds, "play", noted)
+    start(run_dir, *RUN)
+    found, n = state(run_dir), LineEnv.horizon
+    counters = found["counters"]
+    assert [counters[f"env_steps/{kind}"] for kind in ("seed", "policy", "reward")] == [n, 3 * n, 3 * 2 * n]
+    assert found["step"] == counters["env_steps"] == 10 * n and counters["reward_rounds"] == len(seen) == 3
+    assert counters["updates"] == 18, "fresh episodes pay for none"
+    online = [entry for entry in found["replay"]["episodes"] if not entry[3]]
+    assert len(online) == 4, "what the policy learns from"
+    assert [line for line in lines(run_dir) if "env_steps/reward" in line][-1]["env_steps/reward"] == 6 * n
+    for pairs in seen:
+        assert pairs.episode.tolist() == [0] * n + [1] * n and pairs.time.tolist() == 2 * list(range(n))
+        np.testing.assert_allclose(pairs.next_obs, np.clip(pairs.obs + LINE_SPEED * pairs.action, -1, 1), atol=1e-6)
+        assert not pairs.done.any()
+
+
+@pytest.mark.parametrize("call", [130, 200])
+def test_a_run_stopped_while_it_collects_them_continues_exactly(run_dir: Path, tmp_path: Path, call: int) -> None:
+    """After an evaluation of 60 steps and two episodes; after one more episode. Two environments step at once."""
+    start(run_dir, *RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, LocalVector, "step", call, lambda: signal.raise_signal(signal.SIGINT))
+        start(tmp_path / "parts", *RUN, expect=130)
+    counters = state(tmp_path / "parts")["counters"]
+    rounds = [130, 200].index(call)
+    assert [counters.get(key, 0) for key in ("env_steps/reward", "reward_rounds")] == [60 * rounds, rounds]
+    start(tmp_path / "parts", *RUN)
+    assert_same(run_dir, tmp_path / "parts")
+
+
+def test_methods_without_rounds_on_new_episodes_refuse_them() -> None:
+    for algo in ("gail", "value_dice"):
+        with pytest.raises(ConfigError, match=r"data\.reward_fresh: episodes of their own"):
+            build(algo, "state", "data.reward_fresh=4")
