@@ -64,7 +64,7 @@ def test_a_run_is_evaluated_in_parallel_processes(run: Path, capsys: pytest.Capt
     found, table = results(run), capsys.readouterr().out
     assert found["config"] == "line-pixels-cmil-debug-seed0"
     at = state(run)
-    assert found["checkpoint"] == {"step": 30, "updates": at["counters"]["updates"]}
+    assert found["checkpoint"] == {"weights": "last", "step": 30, "updates": at["counters"]["updates"]}
     assert found["seeds"] == {"seed": 7, "first": EVAL_SEEDS + 7, "last": EVAL_SEEDS + 11}
     assert found["subtasks"] == ["reach"] and found["envs"] == 2 and found["versions"]["torch"]
     for kind in ("mode", "sampled"):
