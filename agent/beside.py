@@ -22,7 +22,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.batch import to_device, transitions
 from agent.data import Replay, Which
-from agent.imagine import imagine
+from agent.imagine import imagine, stepped
 from envs.episode import to_pairs
 from models.world_model import Chunk
 
@@ -75,7 +75,5 @@ def disagreement(agent: Agent, chunk: Chunk) -> Tensor:
     with agent.autocast():
         z = agent.world.observe(chunk)
         pairs = transitions(z, chunk)
-        start = z[:, :-1].flatten()
-        _, stats = agent.world.step(start, pairs.action, stats=True, need_std=agent.penalty.needs_std)
-    assert agent.penalty.u is not None and stats is not None
-    return agent.penalty.u(stats)[pairs.weight > 0]
+        _, u = stepped(agent.world, z[:, :-1].flatten(), pairs.action, agent.penalty)
+    return u[pairs.weight > 0]

@@ -161,7 +161,7 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
     if offline and config["data"]["episodes_per_cycle"] > 0:
         raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
-    if source == "imagined" and policy.wants != "transitions" and getattr(reward, "needs_rounds", False):
+    if source == "imagined" and policy.wants != "transitions" and reward.needs_rounds:
         raise ConfigError("reward.policy_data=imagined: comparisons enter in rounds of the reward, as with policy=sac")
     penalty = make_penalty(config["penalty"]["name"], config["penalty"]["alpha"], config["penalty"]["target"])
     if penalty.coefficient is not None:

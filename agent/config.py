@@ -43,6 +43,23 @@ _LEAST = {
     "policy.horizon": 2,
     "reward.past": 1,
 }
+_NOT_IDENTITY = (
+    "run",
+    "init",
+    "steps",
+    "minutes",
+    "threads",
+    "quiet",
+    "eval",
+    "save_seconds",
+    "log_every",
+    "device",
+    "demos",
+    "demos_task",
+    "dataset",
+    "preferences",
+    "graph",
+)
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 
 
@@ -188,6 +205,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a readable run configuration ({_line(error)})") from error
     assert isinstance(loaded, dict)
     return {str(k): v for k, v in loaded.items()}
+
+
+def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the configuration that a checkpoint must agree with: everything but where, how long and how often."""
+    kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY and k != "size"}
+    kept["size"] = config["size"]["name"]
+    return kept
 
 
 def set_threads(threads: int) -> None:

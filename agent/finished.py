@@ -50,8 +50,7 @@ def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str
     from agent import checkpoint
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
-    from agent.config import read_config
-    from agent.trainer import fingerprint
+    from agent.config import fingerprint, read_config
 
     if not run.is_dir():
         raise ConfigError(f"{run}: no such run folder")

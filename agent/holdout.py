@@ -4,7 +4,8 @@ the weights that had the least of it (algorithms 4.5; an open-loop prediction se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,43 @@ class HoldOut:
             predicted = world.open_loop(self.chunk, CONTEXT)[:, CONTEXT:]
         truth = scale_image(self.chunk.obs[:, CONTEXT:]) + 0.5
         return float((predicted - truth).square().flatten(2).sum(-1).mean())
+
+
+class EarlyStop:
+    """Of a stage with ``check_every``: over when ``patience`` looks at what was put aside have not lessened the error
+    by ``tolerance`` of it; then the weights of the least error are taken. Others are over after their updates.
+    """
+
+    def __init__(self, agent: Agent, aside: Sequence[Episode], key: str, counters: MutableMapping[str, float]) -> None:
+        """aside: what nothing learns from, perhaps none. counters: the trainer's, part of every checkpoint."""
+        self.agent, self.counters = agent, counters
+        self.held = HoldOut(agent, aside, key) if aside else None
+        self.weights: Weights = {}  # with the least error so far, while a stage is not over; part of every checkpoint
+
+    def over(self, key: str, stage: Mapping[str, Any]) -> bool:
+        """Whether the stage whose counters begin with ``key`` has ended."""
+        stale = self.counters.get(f"{key}_stale", 0) >= stage.get("patience", math.inf)
+        return stale or self.counters[key] >= stage["updates"]
+
+    def look(self, key: str, stage: Mapping[str, Any]) -> dict[str, Tensor]:
+        """After each update: the error, where it is time to look."""
+        if self.held is None or "check_every" not in stage or self.counters[key] % stage["check_every"]:
+            return {}
+        error = self.held.error()
+        self.counters[f"{key}_stale"] += 1
+        if error < (1 - stage["tolerance"]) * self.counters.get(f"{key}_best", math.inf):
+            self.counters[f"{key}_best"], self.counters[f"{key}_stale"] = error, 0
+            self.weights = snapshot(self.agent)
+        return {"model/open_loop": torch.tensor(error)}
+
+    def settle(self, key: str, stage: Mapping[str, Any]) -> str:
+        """At the end of a stage that looked: take the best weights; a line that tells it, else none."""
+        if not self.weights or not self.over(key, stage):
+            return ""
+        settle(self.agent, self.weights)
+        self.weights = {}
+        error = self.counters[f"{key}_best"]
+        return f"{stage['name']}: over after {int(self.counters[key])} updates, open-loop error {error:.4g}"
 
 
 def _acting(agent: Agent) -> Mapping[str, nn.Module]:

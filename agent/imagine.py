@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,21 +28,24 @@ def imagine(
     z = start.detach()
     feats, actions, us, entropies = [z.feat], [], [], []
     alive = [torch.ones_like(z.feat[:, 0])]
-    wants_u = penalty.u is not None
     for _ in range(horizon):
         dist = policy(feats[-1].detach())
         action = dist.rsample()
-        z, stats = world.step(z, action, stats=wants_u, need_std=penalty.needs_std)
+        z, u = stepped(world, z, action, penalty)
         feats.append(z.feat)
         alive.append(alive[-1] * (~world.terminated(z.feat)).float())
         actions.append(action)
         entropies.append(dist.entropy())
-        us.append(
-            penalty.u(stats) if penalty.u is not None and stats is not None else action.new_zeros(action.shape[0])
-        )
+        us.append(u)
     return Rollout(
         torch.stack(feats), torch.stack(actions), torch.stack(us), torch.stack(alive), torch.stack(entropies)
     )
+
+
+def stepped(world: Any, z: Latent, action: Tensor, penalty: Penalty) -> tuple[Latent, Tensor]:
+    """z' and the disagreement u (n,) of the heads about it, 0 where no penalty asks for it."""
+    ahead, stats = world.step(z, action, stats=penalty.u is not None, need_std=penalty.needs_std)
+    return ahead, action.new_zeros(action.shape[0]) if penalty.u is None or stats is None else penalty.u(stats)
 
 
 def penalised(reward: Tensor, u: Tensor, penalty: Penalty) -> Tensor:

@@ -13,7 +13,7 @@ from agent import video
 from agent.batch import to_device, transitions
 from agent.collect import Interrupted, Trace, run_episodes
 from agent.data import Which
-from agent.imagine import imagine
+from agent.imagine import imagine, stepped
 from agent.score import summarise
 from models.world_model import Chunk
 
@@ -77,9 +77,8 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
         out[f"diag/d_{name}"] = float(agent.reward.score(agent.reward_inputs(pairs)).mean())
         if agent.penalty.u is not None and agent.world.can_imagine:
             start = z[:, :-1].flatten()
-            _, stats = agent.world.step(start, pairs.action, stats=True, need_std=agent.penalty.needs_std)
-            assert stats is not None
-            out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(agent.penalty.u(stats).mean())
+            _, u = stepped(agent.world, start, pairs.action, agent.penalty)
+            out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(u.mean())
             if name == "policy":
                 rollout = imagine(
                     agent.world,

@@ -27,7 +27,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.beside import beside
 from agent.data import Replay, RowPairs
-from agent.imagine import imagine
+from agent.imagine import imagine, stepped
 from agent.reward.clare import point_weights
 from agent.reward.f_div import Trajectories
 from models.latent import Losses
@@ -71,7 +71,7 @@ class RewardRounds:
         self.fitted = source == "truth"
         self.beside = source == "chunks"
         self.whole = source == "tracks"
-        self.preferred = getattr(agent.reward, "needs_preferences", False)
+        self.preferred = agent.reward is not None and agent.reward.needs_preferences
         self.weighs = source == "weighted"
         self.weighted: Weighted | None = None  # computed when first needed: a function of the data and the fitted model
         self.wanted = source == "fresh" or self.imagined or self.fitted or self.whole or self.weighs or self.beside
@@ -124,7 +124,7 @@ class RewardRounds:
             kinds = self._tracks(expert), policy
         else:
             kinds = self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))
-        told = {"tracks": tuple(t.track for t in kinds)} if getattr(agent.reward, "needs_tracks", False) else {}
+        told = {"tracks": tuple(t.track for t in kinds)} if agent.reward.needs_tracks else {}
         for _ in range(self.data["reward_steps"]):
             (x_expert, w_expert), (x_policy, w_policy) = (self._batch(tracks, rng) for tracks in kinds)
             losses, found = agent.reward.loss(x_expert, x_policy, w_expert, w_policy, **told)
@@ -213,13 +213,11 @@ class RewardRounds:
         kinds = [self.replay.pairs(which) for which in ("expert", "online") if self.replay.ids(which)]
         obs, action = (self._tensor(np.concatenate([getattr(p, k) for p in kinds])) for k in ("obs", "action"))
         z = agent.world.latent(obs)
-        us, penalty = [], agent.penalty
-        assert penalty.u is not None
+        us = []
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
             for rows in torch.arange(len(action), device=action.device).split(4096):
-                _, stats = agent.world.step(z[rows], action[rows], stats=True, need_std=penalty.needs_std)
-                us.append(penalty.u(stats))
+                us.append(stepped(agent.world, z[rows], action[rows], agent.penalty)[1])
         u, expert = torch.cat(us), len(kinds[0].action)
         c = u / u.max().clamp_min(torch.finfo(u.dtype).tiny)
         x = agent.reward.inputs(z.feat, action, noisy=False)

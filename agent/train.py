@@ -106,11 +106,11 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     """Start or continue the run in ``folder``; returns the exit code."""
     from agent import checkpoint, plots
     from agent.build import ConfigError
-    from agent.config import dump_config
+    from agent.config import dump_config, fingerprint
     from agent.data import Replay
     from agent.given import TOLD
     from agent.logger import Logger
-    from agent.trainer import Trainer, fingerprint
+    from agent.trainer import Trainer
     from envs.vector import VectorEnv
 
     task, obs, data = config["task"], config["obs"], config["data"]

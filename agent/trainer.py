@@ -19,6 +19,7 @@ from agent.batch import to_device
 from agent.build import ConfigError
 from agent.chunks import RowPairs, pairs_of
 from agent.collect import Interrupted, Reset, Trace, run_episodes
+from agent.config import fingerprint
 from agent.data import Replay
 from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
@@ -29,30 +30,6 @@ from envs.vector import VectorEnv
 from models.world_model import Chunk
 
 ACT = {"sampled": False, "mode": True}  # how training episodes are acted
-NOT_IDENTITY = (
-    "run",
-    "init",
-    "steps",
-    "minutes",
-    "threads",
-    "quiet",
-    "eval",
-    "save_seconds",
-    "log_every",
-    "device",
-    "demos",
-    "demos_task",
-    "dataset",
-    "preferences",
-    "graph",
-)
-
-
-def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that a checkpoint must agree with: everything but where, how long and how often."""
-    kept = {k: v for k, v in config.items() if k not in NOT_IDENTITY and k != "size"}
-    kept["size"] = config["size"]["name"]
-    return kept
 
 
 def scheduled(value: float | Sequence[Sequence[float]] | None, at: float) -> float | None:
@@ -88,14 +65,13 @@ class Trainer:
         if not self.parts <= FULL:
             raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")
         self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
-        self.held = holdout.HoldOut(agent, aside, config["obs"]["key"]) if aside else None
-        self.best: holdout.Weights = {}  # with the least error on what was put aside, while a stage is not over
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"])
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
         self.counters: dict[str, float] = defaultdict(float)
+        self.early_stop = holdout.EarlyStop(agent, aside, config["obs"]["key"], self.counters)
         self.scores: dict[str, float] = {}
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
@@ -134,7 +110,7 @@ class Trainer:
         self.counters.update(state["counters"])
         self.scores.update(state["scores"])
         self.recent = [int(i) for i in state["recent"]]
-        self.best = state["best"]
+        self.early_stop.weights = state["held_out"]
         checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
 
     def save(self) -> None:
@@ -150,7 +126,7 @@ class Trainer:
             "counters": dict(self.counters),
             "scores": dict(self.scores),
             "recent": list(self.recent),
-            "best": self.best,
+            "held_out": self.early_stop.weights,
             "logger_lines": self.logger.lines,
             "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
         }
@@ -233,7 +209,7 @@ class Trainer:
             self.counters[f"{key}_fits"] += 1
             self._save_if_due()
         began, first = time.monotonic(), self.counters[key]
-        while not self.stop and not self._out_of_time() and not self._over(key, stage):
+        while not self.stop and not self._out_of_time() and not self.early_stop.over(key, stage):
             done = self.counters[key]
             left = (stage["updates"] - done) * (time.monotonic() - began) / max(1.0, done - first)
             self._update(
@@ -241,30 +217,10 @@ class Trainer:
                 f"{stage['name']} {int(done)}/{stage['updates']}, {left / 60:.0f} min left of it",
             )
             self.counters[key] += 1
-            self._check(key, stage)
+            self._keep_metrics(self.early_stop.look(key, stage))
             self._save_if_due()
-        if self.best and self._over(key, stage):
-            holdout.settle(self.agent, self.best)
-            self.best = {}
-            done, error = int(self.counters[key]), self.counters[f"{key}_best"]
-            self.logger.note(f"{stage['name']}: over after {done} updates, open-loop error {error:.4g}")
-
-    def _over(self, key: str, stage: Mapping[str, Any]) -> bool:
-        stale = self.counters.get(f"{key}_stale", 0) >= stage.get("patience", math.inf)
-        return stale or self.counters[key] >= stage["updates"]
-
-    def _check(self, key: str, stage: Mapping[str, Any]) -> None:
-        """Every ``check_every`` updates of a stage: the error on the episodes that were put aside. A stage that does
-        not lessen it by ``tolerance`` of it in ``patience`` checks is over.
-        """
-        if self.held is None or "check_every" not in stage or self.counters[key] % stage["check_every"]:
-            return
-        error = self.held.error()
-        self._keep_metrics({"model/open_loop": torch.tensor(error)})
-        self.counters[f"{key}_stale"] += 1
-        if error < (1 - stage["tolerance"]) * self.counters.get(f"{key}_best", math.inf):
-            self.counters[f"{key}_best"], self.counters[f"{key}_stale"] = error, 0
-            self.best = holdout.snapshot(self.agent)
+        if told := self.early_stop.settle(key, stage):
+            self.logger.note(told)
 
     def _gather(self) -> None:
         """What the next updates are made for: environment steps, or one update where no environment is stepped."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.data import Replay, RowPairs
+from agent.imagine import stepped
 from agent.rounds import RewardRounds
 from models.latent import Latent
 
@@ -97,10 +98,7 @@ class Upkeep:
         us, added = [], 0
         for _ in range(self.horizon(step)):
             action = agent.policy.actor(z.feat).rsample().clamp(-1, 1)
-            ahead, stats = agent.world.step(
-                z, action, stats=agent.penalty.u is not None, need_std=agent.penalty.needs_std
-            )
-            u = agent.penalty.u(stats) if agent.penalty.u is not None else torch.zeros_like(action[:, 0])
+            ahead, u = stepped(agent.world, z, action, agent.penalty)
             done = agent.world.terminated(ahead.feat)
             agent.memory.add(z.feat, action, ahead.feat, done, u)
             us.append(u.mean())

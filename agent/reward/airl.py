@@ -7,13 +7,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import RewardNet, bce_loss, weighted_mean
 
 MAPS = ("f", "g", "logit")
 
 
-class Unshaped(nn.Module):
+class Unshaped(RewardLearner):
     """g(s, a) or g(s), a reward of pairs."""
 
     def __init__(self, net: nn.Module, state_only: bool) -> None:
@@ -29,7 +30,7 @@ class Unshaped(nn.Module):
         return self.net(x)
 
 
-class AIRLReward(nn.Module):
+class AIRLReward(RewardLearner):
     """f(s, a, s') = g(s, a) + gamma (1 - done) phi(s') - phi(s),  D = exp f / (exp f + pi(a|s)) = sigmoid(f - log pi).
 
     Rewards: ``f`` for a policy that maximises entropy as well (its temperature times entropy plays the part of
@@ -37,9 +38,6 @@ class AIRLReward(nn.Module):
     """
 
     needs_next = True
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
 
     def __init__(
         self,

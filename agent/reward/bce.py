@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import REWARD_MAPS, RewardNet, bce_loss, interpolates
 
 
-class BCEReward(nn.Module):
+class BCEReward(RewardLearner):
     """D = sigmoid(h([feat, a] + noise)); label expert = 1.
 
     ``inputs`` -> ``reward``/``loss`` are separate verbs because CMIL's policy reward and discriminator loss share one
     noisy input (C2).
     """
-
-    needs_next = False  # next feature, done and log pi(a|s)
-    needs_truth = False  # the environment's reward
-    needs_weights = False  # whole trajectories, every pair with a weight by its time
 
     def __init__(
         self,

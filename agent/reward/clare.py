@@ -5,8 +5,9 @@ al. 2023, arXiv:2302.04782).
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import RewardNet
 
@@ -30,17 +31,13 @@ def point_weights(c: Tensor, expert: int, threshold: float) -> Tensor:
     return scale * int(high.sum()) / int(low.sum()) * low.to(c.dtype) - scale * high.to(c.dtype)
 
 
-class CLAREReward(nn.Module):
+class CLAREReward(RewardLearner):
     """r(s, a) that minimises, over demonstrations E, all data D (E among them) and imagined pairs M,
 
     L = Z E_M[r] - E_E[r] - E_D[beta r] + c_reg Z mean r^2 over M and D,        Z = 1 + mean_D beta
     """
 
     policy_data = "weighted"  # `agent.rounds`: all data, by the model's uncertainty, against imagined transitions
-    needs_next = False
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
 
     def __init__(
         self,
@@ -72,10 +69,6 @@ class CLAREReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty; bounded by nothing but c_reg."""
         return self.net(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def loss(
         self, expert: Tensor, data: Tensor, beta: Tensor, model: Tensor, z: Tensor

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agent.reward.base import RewardLearner
 from agent.reward.ml import CLAMPS
 from models.latent import Losses
 from models.reward_net import RatioNet, RewardNet, bce_loss
@@ -40,7 +41,7 @@ class Trajectories(NamedTuple):
     log_rest: Tensor
 
 
-class FDivReward(nn.Module):
+class FDivReward(RewardLearner):
     """r_theta(s) with the policy soft-optimal for it, rho its states' distribution, averaged over T steps:
 
         grad D_f(rho_E || rho) = 1/T Cov_tau( sum_t h_f(rho_E(s_t) / rho(s_t)), sum_t grad r_theta(s_t) )
@@ -53,10 +54,6 @@ class FDivReward(nn.Module):
     """
 
     policy_data = "tracks"  # `agent.rounds`: the newest episodes, whole
-    needs_next = False
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
 
     def __init__(
         self,
@@ -98,10 +95,6 @@ class FDivReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty."""
         return self.clamp(self.net(x), self.bound)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def ratio_loss(self, expert: Tensor, policy: Tensor) -> tuple[Losses, dict[str, Tensor]]:
         """The classifier's, from states (n, F) and (m, F): label expert = 1."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import RewardNet
 
 
-class FittedReward(nn.Module):
+class FittedReward(RewardLearner):
     """r(s, a) by least squares on the rewards that came with the transitions. Imagined ones have none of their own.
 
     MOPO predicts it with a head of its world model; here the world model stays the one that all methods share.
     """
 
     policy_data = "truth"  # `agent.rounds` fits it to the true rewards of the data set
-    needs_next = False
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
 
     def __init__(self, feat: int, action: int, *, hidden: int, layers: int, act: str) -> None:
         """Raises ValueError for another activation than elu, tanh, relu."""
@@ -35,10 +32,6 @@ class FittedReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), in the units of the data set, before any penalty."""
         return self.get_buffer("mean") + self.get_buffer("std") * self.net(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def standardise(self, truth: Tensor) -> None:
         """Let the network work in units of the rewards (n,). Raises ValueError where they are not finite."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from agent.reward.base import RewardLearner
 
 
-class FrozenReward(nn.Module):
+class FrozenReward(RewardLearner):
     """The reward of another run on this run's features.
 
     Both runs may normalise states, each with its own statistics: a feature is turned back into the state that it
@@ -16,10 +18,6 @@ class FrozenReward(nn.Module):
     """
 
     policy_data = "none"
-    needs_next = False
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
     mean: Tensor
     std: Tensor
 
@@ -41,10 +39,6 @@ class FrozenReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty."""
         return self.learned.reward(x)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def train(self, mode: bool = True) -> FrozenReward:
         """Nothing of it ever trains."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import CostNet, RunningMoments, both_present, interpolates, weighted_mean
 
@@ -18,18 +19,13 @@ REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class IPMReward(nn.Module):
+class IPMReward(RewardLearner):
     """r = reduce_k -f_k([feat, a]), every cost trained by
 
         L_k = E_E[f_k] - E_pi[f_k] + gp_weight E_interp (||grad f_k|| - gp_target)^2.
 
     The offset of f is unidentified: where episodes can end early, its drift rewards or punishes surviving (3.5).
     """
-
-    needs_next = False
-    needs_truth = False
-    needs_weights = False
-    noise_in_reward = False
 
     def __init__(
         self,
@@ -86,10 +82,6 @@ class IPMReward(nn.Module):
         if self.reward_moments is None:
             return r
         return self.reward_moments(r[..., None])[..., 0].clamp(-self.standard_clip, self.standard_clip)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def loss(
         self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor

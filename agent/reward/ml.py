@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import RewardNet
 
@@ -21,7 +22,7 @@ CLAMPS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-class MLReward(nn.Module):
+class MLReward(RewardLearner):
     """r_theta(s, a), or r_theta(s), by gradient ascent on the likelihood of demonstrations (thesis, Lemmas 1, 10):
 
         L = -( E_E[sum_t w_t r_theta(s_t, a_t)] - E_pi[sum_t w_t r_theta(s_t, a_t)] ),     w_t = (1 - gamma) gamma^t
@@ -30,10 +31,7 @@ class MLReward(nn.Module):
     the reward divided by tau.
     """
 
-    needs_next = False
-    needs_truth = False
     needs_weights = True  # whole trajectories, every pair with ``weights`` of its time
-    noise_in_reward = False
 
     def __init__(
         self,
@@ -75,10 +73,6 @@ class MLReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty."""
         return self.clamp(self.net(x), self.bound)
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def weights(self, time: Tensor, trajectories: int) -> Tensor:
         """Weight of each pair of ``trajectories`` whole ones, by its time t = 0, 1, ... since the start: (n,) -> (n,).

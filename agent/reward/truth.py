@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from agent.reward.base import RewardLearner
 from models.latent import Losses
 
 
-class TruthReward(nn.Module):
+class TruthReward(RewardLearner):
     """r(s, a) as the environment told it; nothing is learned."""
 
     policy_data = "none"
-    needs_next = False
     needs_truth = True
-    needs_weights = False
-    noise_in_reward = False
 
     def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool, truth: Tensor | None = None) -> Tensor:
         """truth (...) -> (..., 1). Raises ValueError without it."""
@@ -25,10 +23,6 @@ class TruthReward(nn.Module):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty."""
         return x[..., 0]
-
-    def score(self, x: Tensor) -> Tensor:
-        """The reward (...), for diagnostics."""
-        return self.reward(x)
 
     def loss(
         self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ import numpy as np
 
 from demos import cli
 from demos.experts.ant import FALLEN, STEP, Gait, Legs, upright
-from demos.experts.recording import fill
-from envs.episode import Episode, EpisodeBuilder
-from envs.make import make
+from demos.experts.recording import check, fill_from_state, play
+from envs.episode import Episode
 
 TASKS = ("antmaze-umaze", "antmaze-medium", "antmaze-large")
 LOOK = 2.0  # m that the ant aims ahead on its way: rounds corners, and pulls it back to the way
 PLACES = 0.1  # m between the places of the way
-NOISE, MEMORY = 0.1, 0.8  # standard deviation of the smooth noise on recorded actions; its share kept each step
+NOISE = 0.1  # standard deviation of the smooth noise on recorded actions
 
 
 class AntMazeExpert:
@@ -87,33 +86,17 @@ def shortest_way(maze: Sequence[Sequence[Any]], place_of: Any, start: np.ndarray
 
 
 def record(env: Any, seed: int, noise: float = NOISE) -> Episode:
-    """Record one episode of an AntMaze environment made with obs="state"; it may fail.
+    """Record one episode of an AntMaze environment made with obs="state", until the goal, a fall, or the time limit.
 
-    Args:
-        env: the environment.
-        seed: of the environment and of the noise.
-        noise: standard deviation of the smooth zero-mean noise (Ornstein-Uhlenbeck) on the actions; the recorded
-            action is the executed one.
-
-    Returns:
-        Episode that ends at the goal, at a fall, or at the time limit; meta: seed, subtasks, score, success.
+    See `recording.play`.
     """
-    sim, rng = env.unwrapped, np.random.default_rng([seed, 7])
-    state, info = env.reset(seed=seed)
     expert = AntMazeExpert()
-    expert.reset(env)
-    meta = {"task": sim.task, "source": "scripted expert", "seed": seed, "subtasks": list(sim.subtasks)}
-    builder = EpisodeBuilder(meta)
-    builder.start({"state": state}, sim.get_state())
-    drift, over = np.zeros(env.action_space.shape), False
-    while not over:
-        drift = MEMORY * drift + np.sqrt(1 - MEMORY**2) * noise * rng.normal(size=drift.shape)
-        executed = np.clip(expert.act(env) + drift, -1, 1).astype(np.float32)
-        state, _, terminated, truncated, info = env.step(executed)
-        builder.add(executed, {"state": state}, terminated=terminated, sim_state=sim.get_state())
-        over = terminated or truncated or upright(sim.data.qpos) < FALLEN
-    builder.meta |= {"score": info["score"], "success": info["success"]}
-    return builder.finish()
+
+    def begin(_: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        expert.reset(env)
+        return lambda _: expert.act(env)
+
+    return play(env, seed, noise, "scripted expert", begin, lambda: upright(env.unwrapped.data.qpos) < FALLEN)
 
 
 @dataclass(frozen=True)
@@ -129,23 +112,15 @@ class Options:
 
 def body(options: Options) -> None:
     """Record until `episodes` verified episodes are saved, after those that are there."""
-    if options.episodes < 1:
-        raise cli.UsageError(f"episodes={options.episodes}: expected at least 1")
-    if options.task not in TASKS:
-        raise cli.UsageError(f"task={options.task}: expected one of {', '.join(TASKS)}")
-    if options.noise < 0:
-        raise cli.UsageError(f"noise={options.noise:g}: expected 0 or more")
-    env, replay = make(options.task, "state"), make(options.task, "state")
-    fill(
+    check(options.task, TASKS, options.episodes, options.noise)
+    fill_from_state(
         options.out,
+        options.task,
         options.episodes,
         options.seed,
-        lambda seed: record(env, seed, options.noise),
-        replay,
+        lambda env, seed: record(env, seed, options.noise),
         lambda episode: f"{episode.steps} steps",
     )
-    env.close()
-    replay.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,17 +4,85 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from demos.cli import UsageError
 from demos.dataset import DemoError, files, read, save
-from envs.episode import Episode
+from envs.episode import Episode, EpisodeBuilder
+from envs.make import make
 
 TRIES = 10  # for each episode asked for
+MEMORY = 0.8  # share of the smooth noise on recorded actions that each step keeps
+
+
+def play(
+    env: gymnasium.Env[Any, Any],
+    seed: int,
+    noise: float,
+    source: str,
+    expert: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
+    fallen: Callable[[], bool] = lambda: False,
+) -> Episode:
+    """Record one episode of an environment made with obs="state"; it may fail.
+
+    Args:
+        env: the environment.
+        seed: of the environment and of the noise.
+        noise: standard deviation of the smooth zero-mean noise (Ornstein-Uhlenbeck) on the actions; the recorded
+            action is the executed one.
+        source: who acts, for people.
+        expert: first state -> (state -> action); called when the environment has been reset.
+        fallen: whether to give up.
+
+    Returns:
+        Episode that ends where the environment says so, or given up; meta: seed, subtasks, score, success.
+    """
+    sim: Any = env.unwrapped
+    rng = np.random.default_rng([seed, 7])
+    state, info = env.reset(seed=seed)
+    act = expert(state)
+    builder = EpisodeBuilder({"task": sim.task, "source": source, "seed": seed, "subtasks": list(sim.subtasks)})
+    builder.start({"state": state}, sim.get_state())
+    assert env.action_space.shape is not None
+    drift, over = np.zeros(env.action_space.shape), False
+    while not over:
+        drift = MEMORY * drift + np.sqrt(1 - MEMORY**2) * noise * rng.normal(size=drift.shape)
+        executed = np.clip(act(state) + drift, -1, 1).astype(np.float32)
+        state, _, terminated, truncated, info = env.step(executed)
+        builder.add(executed, {"state": state}, terminated=terminated, sim_state=sim.get_state())
+        over = terminated or truncated or fallen()
+    builder.meta |= {"score": info["score"], "success": info["success"]}
+    return builder.finish()
+
+
+def check(task: str, tasks: Sequence[str], episodes: int, noise: float) -> None:
+    """Raise UsageError for arguments that no recorder of noisy episodes takes."""
+    if episodes < 1:
+        raise UsageError(f"episodes={episodes}: expected at least 1")
+    if task not in tasks:
+        raise UsageError(f"task={task}: expected one of {', '.join(tasks)}")
+    if noise < 0:
+        raise UsageError(f"noise={noise:g}: expected 0 or more")
+
+
+def fill_from_state(
+    out: Path,
+    task: str,
+    episodes: int,
+    seed: int,
+    record: Callable[[Any, int], Episode],
+    told: Callable[[Episode], str],
+) -> None:
+    """`fill` with environments of `task` that show states; record: environment, seed -> episode."""
+    env, replay = make(task, "state"), make(task, "state")
+    fill(out, episodes, seed, lambda number: record(env, number), replay, told)
+    env.close()
+    replay.close()
 
 
 def verify(env: gymnasium.Env[Any, Any], episode: Episode, *, success: bool = True) -> bool:

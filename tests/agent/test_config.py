@@ -168,7 +168,8 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
     local(monkeypatch)
     load = config.load_config
     monkeypatch.setattr(config, "dump_config", lambda *_: None)
-    monkeypatch.setattr(trainer, "fingerprint", lambda _: {})
+    for module in (config, trainer):
+        monkeypatch.setattr(module, "fingerprint", lambda _: {})
     unread: dict[str, set[str]] = {}
     kept_up: set[str] = set()
     for obs, algo, more in READERS:

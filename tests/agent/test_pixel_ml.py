@@ -294,7 +294,7 @@ def test_the_fit_ends_when_its_error_lessens_no_more(run_dir: Path, monkeypatch:
     begin(run_dir, f"data.stages=[{stage}]", "steps=2")
     found = state(run_dir)
     assert found["counters"]["stage0"] == 12 and found["counters"]["stage0_best"] == 40 and found["step"] == 2
-    assert len(kept) == 2 and not found["best"]
+    assert len(kept) == 2 and not found["held_out"]
     assert all(torch.equal(value, found["modules"]["world"][name]) for name, value in kept[1]["world"].items())
     assert "fit: over after 12 updates, open-loop error 40" in (run_dir / "log.txt").read_text()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from agent.data import Replay
 from agent.memory import TransitionMemory
 from agent.penalties import make_penalty
+from agent.reward.base import RewardLearner
 from agent.starts import MixtureStarts, ReplayStarts
 from agent.upkeep import Upkeep
 from models.latent import HeadStats, Latent, Losses
@@ -61,10 +62,10 @@ class World(nn.Module):
         return feat[..., 0] >= 1000
 
 
-class Reward(nn.Module):
+class Reward(RewardLearner):
     """Keeps the pairs of its rounds."""
 
-    policy_data, needs_next, needs_truth, needs_weights = "fresh", False, False, False
+    policy_data = "fresh"
 
     def __init__(self) -> None:
         super().__init__()
