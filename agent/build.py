@@ -161,6 +161,9 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
     if offline and config["data"]["episodes_per_cycle"] > 0:
         raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
+    cloned = config["init"] is not None or any("clone" in stage["parts"] for stage in config["data"]["stages"])
+    if getattr(policy, "reference", None) is not None and not cloned:
+        raise ConfigError("policy.reference=clone: no stage of data.stages clones, and there is no init=RUN that did")
     if source == "imagined" and policy.wants != "transitions" and reward.needs_rounds:
         raise ConfigError("reward.policy_data=imagined: comparisons enter in rounds of the reward, as with policy=sac")
     penalty = make_penalty(config["penalty"]["name"], config["penalty"]["alpha"], config["penalty"]["target"])

@@ -234,6 +234,11 @@ class SquashedNormal:
         """There is no closed form: -log_prob of one sample, an unbiased estimate (...)."""
         return -self.rsample_with_log_prob()[1]
 
+    def kl(self, other: SquashedNormal) -> Tensor:
+        """KL(self || other), summed over A: (...). That of the normals, since both go through the same tanh."""
+        ratio, shift = self.std / other.std, (self.mean - other.mean) / other.std
+        return (0.5 * (ratio.square() + shift.square() - 1) + other.log_std - self.log_std).sum(-1)
+
 
 class Idle:
     """A squashed normal, except where ``idle`` (..., 1) is 1: there nothing is decided, and action 0 is certain.
@@ -269,6 +274,10 @@ class Idle:
     def entropy(self) -> Tensor:
         """An unbiased estimate (...)."""
         return -self.rsample_with_log_prob()[1]
+
+    def kl(self, other: SquashedNormal) -> Tensor:
+        """KL(self || other) where something is decided, else 0: (...)."""
+        return self.dist.kl(other) * self.free[..., 0]
 
 
 class PointMass:

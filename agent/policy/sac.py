@@ -13,6 +13,8 @@ from models.actor_critic import Critics, SquashedActor
 from models.latent import Losses, Transitions
 from models.nets import frozen
 
+REFERENCE_SHARE = 0.01
+
 
 class SACPolicy(nn.Module):
     """Squashed-normal actor, an ensemble of critics with Polyak targets, fixed or automatic temperature tau.
@@ -21,6 +23,10 @@ class SACPolicy(nn.Module):
     L_Q   = sum_i mean (Q_i(s, a) - y)^2
     L_pi  = mean [tau log pi(a|s) - min_i Q_i(s, a)] + bc_weight L_BC,               a ~ pi(.|s) reparameterised
     L_tau = -mean [log tau (log pi(a|s) + target_entropy A)]                         if tau is automatic
+
+    ``reference="clone"``: KL(pi(.|s) || pi_ref(.|s)) takes the place of log pi(a|s) in all of them, so that tau is the
+    price of leaving pi_ref, the clone as BC initialisation left it, wherever the policy goes (algorithms 3.13); else
+    pi_ref is uniform.
 
     Absorbing states teach the critics alone; in them a' = 0 is certain.
     """
@@ -44,6 +50,7 @@ class SACPolicy(nn.Module):
         temperature: float | str,
         initial_temperature: float,
         target_entropy: float,
+        reference: str,
         reward_scale: float,
         bc: str,
         bc_weight: float,
@@ -53,11 +60,14 @@ class SACPolicy(nn.Module):
     ) -> None:
         """temperature: a number, or "auto": learned from ``initial_temperature`` on. target_entropy: nats per action
         dimension. polyak: share of the way that targets go, every ``polyak_every`` updates. hold: actor and temperature
-        learn in every ``hold``-th update. bc: "nll", or "mse" of sampled actions. Raises ValueError on other choices.
+        learn in every ``hold``-th update. reference: "uniform" or "clone". bc: "nll", or "mse" of sampled actions.
+        Raises ValueError on other choices.
         """
         super().__init__()
         if isinstance(temperature, str) and temperature != "auto":
             raise ValueError(f"policy.temperature: {temperature!r} is neither auto nor a number")
+        if reference not in ("uniform", "clone"):
+            raise ValueError(f"policy.reference: {reference!r} is none of uniform, clone")
         if bc not in ("nll", "mse"):
             raise ValueError(f"policy.bc: {bc!r} is none of nll, mse")
         self.actor = SquashedActor(
@@ -65,6 +75,7 @@ class SACPolicy(nn.Module):
         )
         self.critics = Critics(feat, action, number=critics, hidden=hidden, layers=layers, act=act, norm=critic_norm)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.reference = copy.deepcopy(self.actor).requires_grad_(False) if reference == "clone" else None
         self.automatic = temperature == "auto"
         start = initial_temperature if isinstance(temperature, str) else temperature
         # not a fixed number's logarithm: 0 is the temperature of a policy that does not care for entropy
@@ -110,28 +121,34 @@ class SACPolicy(nn.Module):
         self, pairs: Transitions, reward: Tensor, share: Tensor, temperature: Tensor
     ) -> tuple[Losses, dict[str, Tensor]]:
         with torch.no_grad():
-            ahead, log_pi = self.actor(pairs.next_feat).rsample_with_log_prob()
-            value = self.target(pairs.next_feat, ahead).amin(0) - temperature * log_pi
+            ahead, price = self._sample(pairs.next_feat)
+            value = self.target(pairs.next_feat, ahead).amin(0) - temperature * price
             y = self.reward_scale * reward + self.gamma * (1 - pairs.done) * value
         q = self.critics(pairs.feat, pairs.action)
         loss = ((q - y).square() * share).sum()
         metrics = {
             "q": (q.detach() * share).sum() / len(q),
             "td_error": loss.detach() / len(q),
-            "entropy": -(log_pi * share).sum(),
+            "entropy": -(price * share).sum(),  # relative to pi_ref
             "temperature": temperature,
         }
         return Losses(td=loss), metrics
 
     def _actor_losses(self, feat: Tensor, share: Tensor, temperature: Tensor) -> dict[str, Losses]:
-        action, log_pi = self.actor(feat).rsample_with_log_prob()
+        action, price = self._sample(feat)
         with frozen(self.critics):
             q = self.critics(feat, action).amin(0)
-        losses = {"actor": Losses(rl=((temperature * log_pi - q) * share).sum())}
+        losses = {"actor": Losses(rl=((temperature * price - q) * share).sum())}
         if self.log_temperature is not None:
-            excess = ((log_pi.detach() + self.target_entropy) * share).sum()
+            excess = ((price.detach() + self.target_entropy) * share).sum()
             losses["temperature"] = Losses(entropy=-self.log_temperature * excess)
         return losses
+
+    def _sample(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """feat (n, F) -> a ~ pi(.|s) (n, A), and what tau is the price of: log pi(a|s) or KL(pi || pi_ref), (n,)."""
+        dist = self.actor(feat)
+        action, log_pi = dist.rsample_with_log_prob()
+        return action, log_pi if self.reference is None else dist.kl(self.reference(feat))
 
     def _clone_term(self, pairs: ClonePairs) -> tuple[Tensor, dict[str, Tensor]]:
         """L_BC (algorithms 2.8), or the mean squared error of sampled actions (BC-Reg; algorithms 3.5)."""
@@ -143,8 +160,12 @@ class SACPolicy(nn.Module):
         return mse, {"bc_mse": mse.detach()}
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
-        """The BC term alone (BC initialisation)."""
+        """The BC term alone (BC initialisation). The reference follows, as an average over 1 / REFERENCE_SHARE updates:
+        neighbouring ones act differently.
+        """
         bc, metrics = self._clone_term(batch.clone)
+        if self.reference is not None:
+            polyak_(self.reference, self.actor, REFERENCE_SHARE)
         return {"actor": Losses(bc=bc)}, metrics
 
     def after_update(self, update: int) -> None:

@@ -26,7 +26,7 @@ STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", 
 OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded transitions
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
-STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online")
+STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 OFFLINE += ("clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online",)
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -258,6 +258,7 @@ def test_an_adaptive_penalty_resumes_with_its_coefficient(run_dir: Path, tmp_pat
         (("algo=cmil_offline_to_online",), "learns from recorded transitions: dataset=PATH is missing"),
         (("algo=iq_learn", "reward=gail"), "owns its reward"),
         (("algo=gail", "reward=none"), "needs a reward learner"),
+        (("algo=hyper", "policy.reference=clone"), "no stage of data.stages clones"),
         (("algo=f_irl", "obs=pixels"), "obs=state"),
         (("algo=aihf",), "learns from comparisons: preferences=PATH is missing"),
         (("algo=aihf", "preferences=nowhere.npz"), "nowhere.npz: path: no such file"),

@@ -32,6 +32,7 @@ SAC: dict[str, Any] = {
     "temperature": "auto",
     "initial_temperature": 0.5,
     "target_entropy": -0.5,
+    "reference": "uniform",
     "reward_scale": 1.0,
     "bc": "nll",
     "bc_weight": 0.0,
@@ -247,6 +248,78 @@ def test_bandit_learns_the_best_action() -> None:
 @pytest.mark.parametrize("bc", ["nll", "mse"])
 def test_bc_weight_pulls_towards_the_demonstrations(bc: str) -> None:
     assert bandit(10.0, bc) == pytest.approx(-0.6, abs=0.2)
+
+
+def cloned(demonstrated: Tensor, **options: Any) -> tuple[SACPolicy, dict[str, Optimiser], ClonePairs]:
+    """One state; a clone of ``demonstrated`` actions (n, 1), which pi_ref remembers."""
+    policy = make_sac(1, 1, act="elu", hidden=32, reference="clone", **options)
+    opts, demos = optimisers(policy), ClonePairs(torch.ones(64, 1), demonstrated, torch.ones(64))
+    opts["actor"].restart(5e-3)
+    for index in range(1200):
+        if index == 600:
+            opts["actor"].restart(5e-4)
+        opts["actor"].step(policy.clone(PolicyBatch(demos))[0]["actor"].total)
+    return policy, opts, demos
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.2, 5.0])
+def test_temperature_is_the_price_of_leaving_the_clone(tau: float) -> None:
+    """pi_ref is N(-0.4, 0.3) before its tanh, Q(a) = -(a - 0.5)^2: the best squashed normal by quadrature."""
+    u = -0.4 + 0.3 * torch.erfinv(2 * (torch.arange(64) + 0.5) / 64 - 1) * math.sqrt(2)
+    policy, opts, demos = cloned(torch.tanh(u)[:, None], temperature=tau)
+    reference = policy.reference
+    assert reference is not None
+    before = [p.clone() for p in reference.parameters()]
+    dist = reference(demos.feat[:1])
+    assert dist.mean.item() == pytest.approx(-0.4, abs=0.02) and dist.std.item() == pytest.approx(0.3, abs=0.02)
+
+    class Known(nn.Module):
+        def forward(self, feat: Tensor, action: Tensor) -> Tensor:
+            return -(action[..., 0] - 0.5).square().expand(2, -1)
+
+    policy.critics = Known()
+    feat = torch.ones(256, 1)
+    pairs = Transitions(feat, torch.zeros(256, 1), feat, torch.ones(256), torch.ones(256))
+    for index in range(900):
+        if index == 600:
+            opts["actor"].restart(5e-4)
+        opts["actor"].step(policy.losses(TransitionBatch(pairs, torch.zeros(256), demos, index))[0]["actor"].total)
+    mean, std = torch.meshgrid(torch.linspace(-1, 1, 201), torch.linspace(0.02, 0.6, 117), indexing="ij")
+    nodes = torch.linspace(-4, 4, 161)
+    weight = torch.exp(-0.5 * nodes.square())
+    q = -(torch.tanh(mean[..., None] + std[..., None] * nodes) - 0.5).square() @ (weight / weight.sum())
+    kl = 0.5 * ((std / 0.3).square() + ((mean + 0.4) / 0.3).square() - 1) - (std / 0.3).log()
+    best = (q - tau * kl).argmax()
+    found = policy.actor(feat[:1])
+    assert found.mean.item() == pytest.approx(mean.flatten()[best].item(), abs=0.04)
+    assert found.std.item() == pytest.approx(std.flatten()[best].item(), abs=0.04)
+    assert all(torch.equal(p, q) for p, q in zip(before, reference.parameters(), strict=True))  # only cloning moves it
+
+
+def test_values_pay_for_leaving_the_clone() -> None:
+    """y = r + gamma (min Qbar - tau KL(pi || pi_ref)), at the next state's action."""
+    policy = make_sac(reference="clone", temperature=0.5)
+    reference = policy.reference
+    assert reference is not None
+    with torch.no_grad():
+        for p in reference.parameters():
+            p.add_(0.1)
+    torch.manual_seed(3)
+    td = policy.losses(batch())[0]["critics"].total.item()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        dist, other = policy.actor(PAIRS.next_feat), reference(PAIRS.next_feat)
+        value = policy.target(PAIRS.next_feat, dist.rsample()).amin(0) - 0.5 * torch.distributions.kl_divergence(
+            torch.distributions.Normal(dist.mean, dist.std), torch.distributions.Normal(other.mean, other.std)
+        ).sum(-1)
+        y = REWARD + 0.9 * (1 - PAIRS.done) * value
+        error = (policy.critics(PAIRS.feat, PAIRS.action) - y).square()
+    assert td == pytest.approx((error * PAIRS.weight).sum().item() / PAIRS.weight.sum().item(), rel=1e-5)
+
+
+def test_unknown_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy.reference: 'expert' is none of uniform, clone"):
+        make_sac(reference="expert")
 
 
 def test_soft_q_is_that_of_soft_policy_evaluation() -> None:

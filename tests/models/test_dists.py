@@ -9,7 +9,15 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from models.dists import ACTION_CLIP, CategoricalLatent, GaussianLatent, PointMass, SquashedNormal, TruncatedNormal
+from models.dists import (
+    ACTION_CLIP,
+    CategoricalLatent,
+    GaussianLatent,
+    Idle,
+    PointMass,
+    SquashedNormal,
+    TruncatedNormal,
+)
 from tests.models.tiny import numbers
 
 CASES = [(0.0, 0.1), (0.0, 2.1), (0.7, 0.3), (-0.95, 0.1), (0.999999, 0.1), (-1.0, 2.1), (1.0, 1.1)]
@@ -122,6 +130,20 @@ SQUASHED = [(0.0, 0.3), (0.0, 1.0), (0.8, 0.5), (-1.5, 0.1)]
 def squashed(mean: float, std: float, n: int = 1, dtype: torch.dtype = torch.float64) -> SquashedNormal:
     """n independent one-dimensional copies."""
     return SquashedNormal(torch.full((n, 1), mean, dtype=dtype), torch.full((n, 1), math.log(std), dtype=dtype))
+
+
+def test_squashed_kl_is_that_of_the_densities() -> None:
+    """Against quadrature over actions, two dimensions with the same parameters: twice one dimension's."""
+    p, q = squashed(0.3, 0.4), squashed(-0.2, 0.7)
+    x = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1, None]
+    log_p, log_q = p.log_prob(x), q.log_prob(x)
+    expected = torch.trapezoid(log_p.exp() * (log_p - log_q), x[:, 0]).item()
+    assert p.kl(q).item() == pytest.approx(expected, rel=1e-4)
+    both = [SquashedNormal(d.mean.expand(1, 2), d.log_std.expand(1, 2)) for d in (p, q)]
+    assert both[0].kl(both[1]).item() == pytest.approx(2 * expected, rel=1e-4)
+    assert p.kl(p).item() == 0.0
+    idle = Idle(p, torch.tensor([[1.0]], dtype=torch.float64))
+    assert idle.kl(q).item() == 0.0
 
 
 @pytest.mark.parametrize(("mean", "std"), SQUASHED)
