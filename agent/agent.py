@@ -34,14 +34,16 @@ class UpdateOptions:
     transitions gives the rest. joint_batch: fit the model on agent and expert chunks together. bf16: autocast. ema:
     decay of the averaged weights that act (0: the newest weights act). A cloned policy's trajectory is nearly
     deterministic, so that one update more or less decides between hooking a handle and missing it in *every* episode;
-    averaging helps. ema_warm_up: a short memory in the first updates, for weights that begin at random; those of
-    another run (``init``) would be thrown away by it.
+    averaging helps. clone_noise: std of the noise on features that actions are cloned from; a few demonstrations are
+    learned by heart without it, or without shifts of pictures. ema_warm_up: a short memory in the first updates, for
+    weights that begin at random; those of another run (``init``) would be thrown away by it.
     """
 
     horizon: int
     joint_batch: bool
     bf16: bool
     ema: float = 0.0
+    clone_noise: float = 0.0
     real_fraction: float = 0.0
     ema_warm_up: bool = True
 
@@ -143,7 +145,8 @@ class Agent(nn.Module):
         if "policy" not in parts and "clone" not in parts:
             return metrics
         with self.autocast():
-            clone = self._clone_pairs(demo, expert_chunk)
+            pairs = self._demo_pairs(demo, expert_chunk)
+            clone = self._blurred(pairs)
             if "policy" not in parts or self.policy.wants == "pairs":
                 losses, found = self.policy.clone(PolicyBatch(clone))
             elif self.policy.wants == "transitions":
@@ -151,7 +154,7 @@ class Agent(nn.Module):
             elif self.policy.wants == "both":
                 losses, found = self.policy.losses(self._both(own, demo, clone, agent_chunk, expert_chunk))
             else:
-                losses, found = self._imagined_losses(own, demo, clone, agent_chunk)
+                losses, found = self._imagined_losses(own, demo, pairs, clone, agent_chunk)
             metrics |= found
         losses = {name: loss for name, loss in losses.items() if name != "reward" or "reward" in parts}
         # every loss and every gradient belongs to the same weights; only then do the optimisers move
@@ -205,12 +208,17 @@ class Agent(nn.Module):
         ):  # a new context: within one, autocast would reuse its copies of the old weights
             return z, self.world.observe(expert_chunk), metrics
 
-    def _clone_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
+    def _demo_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
         state, action, _, _ = to_pairs(demo.feat, chunk.action, axis=1)
         return ClonePairs(state.flatten(0, 1), action.flatten(0, 1), pair_weight(chunk).flatten())
 
+    def _blurred(self, pairs: ClonePairs) -> ClonePairs:
+        """What is cloned: the demonstrated pairs, with noise on their features."""
+        std = self.options.clone_noise
+        return replace(pairs, feat=pairs.feat + std * torch.randn_like(pairs.feat)) if std > 0 else pairs
+
     def _imagined_losses(
-        self, own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk
+        self, own: Latent, demo: Latent, pairs: ClonePairs, clone: ClonePairs, chunk: Chunk
     ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Steps 3 and 4: imagine from the starts, then all losses at the same weights."""
         reward_net = self.reward
@@ -225,16 +233,16 @@ class Agent(nn.Module):
             reward = penalised(learned, rollout.u, self.penalty)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
         losses, metrics = self.policy.losses(batch)
-        x_expert = reward_net.inputs(clone.feat, clone.action, noisy=True)
+        x_expert = reward_net.inputs(pairs.feat, pairs.action, noisy=True)
         if reward_net.policy_data == "imagined":
             learner = x.flatten(0, 1), rollout.alive[:-1].flatten()
         elif reward_net.policy_data == "replay":
             real = transitions(own, chunk)
             learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
         else:  # "fresh", "chunks": `agent.upkeep` plays the reward's rounds
-            return losses, metrics | self._diagnostics(rollout, clone, learned)
-        reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(clone.weight, learner[1]))
-        return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, clone, learned)
+            return losses, metrics | self._diagnostics(rollout, pairs, learned)
+        reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(pairs.weight, learner[1]))
+        return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, pairs, learned)
 
     def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None, *, noisy: bool = False) -> Tensor:
         """What the reward learner wants to know of transitions (n,): (n, X)."""

@@ -26,7 +26,7 @@ class SACPolicy(nn.Module):
 
     ``reference="clone"``: KL(pi(.|s) || pi_ref(.|s)) takes the place of log pi(a|s) in all of them, so that tau is the
     price of leaving pi_ref, the clone as BC initialisation left it, wherever the policy goes (algorithms 3.13); else
-    pi_ref is uniform.
+    pi_ref is uniform. Without ``soft`` y has no such term: values are of rewards alone.
 
     Absorbing states teach the critics alone; in them a' = 0 is certain.
     """
@@ -51,6 +51,7 @@ class SACPolicy(nn.Module):
         initial_temperature: float,
         target_entropy: float,
         reference: str,
+        soft: bool,
         reward_scale: float,
         bc: str,
         bc_weight: float,
@@ -82,7 +83,7 @@ class SACPolicy(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(start).log()) if self.automatic else None
         self.register_buffer("fixed_temperature", None if self.automatic else torch.tensor(float(start)))
         self.target_entropy = target_entropy * action
-        self.gamma, self.reward_scale = gamma, reward_scale
+        self.gamma, self.reward_scale, self.soft = gamma, reward_scale, soft
         self.polyak, self.polyak_every, self.hold = polyak, polyak_every, hold
         self.bc, self.bc_weight, self.explore_noise = bc, bc_weight, explore_noise
 
@@ -122,7 +123,9 @@ class SACPolicy(nn.Module):
     ) -> tuple[Losses, dict[str, Tensor]]:
         with torch.no_grad():
             ahead, price = self._sample(pairs.next_feat)
-            value = self.target(pairs.next_feat, ahead).amin(0) - temperature * price
+            value = self.target(pairs.next_feat, ahead).amin(0)
+            if self.soft:
+                value = value - temperature * price
             y = self.reward_scale * reward + self.gamma * (1 - pairs.done) * value
         q = self.critics(pairs.feat, pairs.action)
         loss = ((q - y).square() * share).sum()

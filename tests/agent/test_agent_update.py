@@ -433,6 +433,29 @@ def test_cloning_on_posteriors_leaves_the_model_to_its_likelihood(chunks: tuple[
     assert moved(agent, before) == {"actor"}
 
 
+def test_noise_blurs_what_is_cloned_and_nothing_else(
+    chunks: tuple[Chunk, Chunk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(reward={"noise": 0.0})
+    agent.options = dataclasses.replace(agent.options, clone_noise=0.3)
+    exact, cloned, compared = agent._demo_pairs, agent.policy.losses, agent.reward.loss
+    seen: dict[str, Any] = {}
+
+    def keep(name: str, value: Any) -> Any:
+        seen[name] = value
+        return value
+
+    monkeypatch.setattr(agent, "_demo_pairs", lambda *of: keep("pairs", exact(*of)))
+    monkeypatch.setattr(agent.policy, "losses", lambda batch: cloned(keep("batch", batch)))
+    monkeypatch.setattr(agent.reward, "loss", lambda expert, *more: compared(keep("expert", expert), *more))
+    update(agent, chunks)
+    pairs, clone = seen["pairs"], seen["batch"].clone
+    noise = clone.feat - pairs.feat
+    assert noise.std().item() == pytest.approx(0.3, rel=0.2) and noise.mean().abs().item() < 0.1
+    assert torch.equal(clone.action, pairs.action) and torch.equal(clone.weight, pairs.weight)
+    assert torch.equal(seen["expert"], torch.cat([pairs.feat, pairs.action], -1))
+
+
 def test_cloning_converges_to_the_demonstrated_actions() -> None:
     agent = frame_agent().train()
     chunk = make_chunk(1, 4, seed=3, expert=True)

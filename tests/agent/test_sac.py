@@ -33,6 +33,7 @@ SAC: dict[str, Any] = {
     "initial_temperature": 0.5,
     "target_entropy": -0.5,
     "reference": "uniform",
+    "soft": True,
     "reward_scale": 1.0,
     "bc": "nll",
     "bc_weight": 0.0,
@@ -296,9 +297,10 @@ def test_temperature_is_the_price_of_leaving_the_clone(tau: float) -> None:
     assert all(torch.equal(p, q) for p, q in zip(before, reference.parameters(), strict=True))  # only cloning moves it
 
 
-def test_values_pay_for_leaving_the_clone() -> None:
-    """y = r + gamma (min Qbar - tau KL(pi || pi_ref)), at the next state's action."""
-    policy = make_sac(reference="clone", temperature=0.5)
+@pytest.mark.parametrize("soft", [True, False])
+def test_values_pay_for_leaving_the_clone_if_soft(soft: bool) -> None:
+    """y = r + gamma (min Qbar - tau KL(pi || pi_ref)), at the next state's action; or without that price."""
+    policy = make_sac(reference="clone", temperature=0.5, soft=soft)
     reference = policy.reference
     assert reference is not None
     with torch.no_grad():
@@ -309,9 +311,10 @@ def test_values_pay_for_leaving_the_clone() -> None:
     torch.manual_seed(3)
     with torch.no_grad():
         dist, other = policy.actor(PAIRS.next_feat), reference(PAIRS.next_feat)
-        value = policy.target(PAIRS.next_feat, dist.rsample()).amin(0) - 0.5 * torch.distributions.kl_divergence(
-            torch.distributions.Normal(dist.mean, dist.std), torch.distributions.Normal(other.mean, other.std)
-        ).sum(-1)
+        normals = [torch.distributions.Normal(d.mean, d.std) for d in (dist, other)]
+        price = 0.5 * torch.distributions.kl_divergence(*normals).sum(-1)
+        assert price.mean() > 0.01
+        value = policy.target(PAIRS.next_feat, dist.rsample()).amin(0) - (price if soft else 0.0)
         y = REWARD + 0.9 * (1 - PAIRS.done) * value
         error = (policy.critics(PAIRS.feat, PAIRS.action) - y).square()
     assert td == pytest.approx((error * PAIRS.weight).sum().item() / PAIRS.weight.sum().item(), rel=1e-5)
