@@ -12,6 +12,9 @@ from models.latent import Losses
 from models.reward_net import RewardNet, bce_loss, weighted_mean
 
 MAPS = ("f", "g", "logit")
+# nats per action dimension: at the ends of a squashed policy's range densities go to 0 or infinity, so that an expert
+# who acts there would be told by his actions' size alone, and f would have to follow without bound
+LOG_PI_BOUND = 5.0
 
 
 class Unshaped(RewardLearner):
@@ -73,13 +76,15 @@ class AIRLReward(RewardLearner):
         done: Tensor | None = None,
         log_pi: Tensor | None = None,
     ) -> Tensor:
-        """[s, a, s', done, log pi(a|s)] (..., 2F + A + 2), with log pi of the current policy; never noisy.
+        """[s, a, s', done, log pi(a|s)] (..., 2F + A + 2), with log pi of the current policy, cut at +-LOG_PI_BOUND A;
+        never noisy.
 
         Raises ValueError when one is missing.
         """
         if next_feat is None or done is None or log_pi is None:
             raise ValueError("AIRL's reward is one of transitions: next_feat, done and log_pi are needed")
-        return torch.cat([feat, action, next_feat, done[..., None], log_pi[..., None]], -1)
+        bound = LOG_PI_BOUND * action.shape[-1]
+        return torch.cat([feat, action, next_feat, done[..., None], log_pi.clamp(-bound, bound)[..., None]], -1)
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """g, f and log pi, (...) each."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import configs
-from agent.reward.airl import AIRLReward
+from agent.reward.airl import LOG_PI_BOUND, AIRLReward
 from agent.reward.bce import BCEReward
 from agent.reward.truth import TruthReward
 from models.reward_net import RewardNet
@@ -76,6 +76,17 @@ def test_only_the_networks_are_trained() -> None:
     to_expert, to_policy, *to_net = torch.autograd.grad(loss, wanted, allow_unused=True)
     assert to_expert is None and to_policy is None
     assert [g is not None for g in to_net].count(False) == 0
+
+
+def test_densities_at_the_ends_of_the_actions_are_cut() -> None:
+    """What a squashed policy says of saturated actions would outweigh all that f knows."""
+    reward = make(1, 1, map="logit")
+    told = {value: reward.reward(reward.inputs(noisy=False, **batch(3, 0.0, 0, log_pi=value))) for value in (0.0, 3.0)}
+    torch.testing.assert_close(told[0.0] - told[3.0], torch.full((3,), 3.0))
+    for extreme in (-1e4, -float("inf"), float("inf")):
+        bounded = reward.reward(reward.inputs(noisy=False, **batch(3, 0.0, 0, log_pi=extreme)))
+        expected = torch.full((3,), -LOG_PI_BOUND if extreme > 0 else LOG_PI_BOUND)
+        torch.testing.assert_close(bounded - told[0.0], expected)
 
 
 def test_what_is_missing_is_told() -> None:
