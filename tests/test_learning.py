@@ -1,4 +1,4 @@
-"""End to end: methods learn LineEnv, CMIL from pixels and others from states, and CMIL trains on the demonstrations
+"""End to end: methods learn LineEnv from pixels and from states, and CMIL trains on the demonstrations
 released with its paper (slow).
 """
 
@@ -42,10 +42,11 @@ def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float
     return float((1 + ((signs * difference).mean(1) >= difference.mean()).sum()) / (draws + 1))
 
 
-def test_cmil_learns_line_from_pixels(run_dir: Path) -> None:
+@pytest.mark.parametrize("algo", ["cmil", "cmil_resets", "hyper"])
+def test_imagination_learns_line_from_pixels(run_dir: Path, algo: str) -> None:
     """Algorithms 5.7.1: better than random, and 90 % of the expert."""
     settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=0.2", "log_every=100")
-    train(run_dir, *settings, "data.batch=4", "data.length=10", "size.horizon=5")
+    train(run_dir, f"algo={algo}", *settings, "data.batch=4", "data.length=10", "size.horizon=5")
     results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
     seeds = [episode["seed"] for episode in results["mode"]["each"]]
     expert = played(seeds, lambda state, rng: line_expert(state))
@@ -56,6 +57,22 @@ def test_cmil_learns_line_from_pixels(run_dir: Path) -> None:
     reached = results["mode"]["score"][0]
     assert reached >= 0.9 * expert.mean(), (reached, expert.mean())
     assert permutation_test(chance, expert) > 0.99, "the test itself can tell worse from better"
+
+
+@pytest.mark.parametrize("algo", ["hype", "pdac"])
+def test_off_policy_critics_learn_line_from_pixels(run_dir: Path, algo: str) -> None:
+    """Algorithms 5.7.1, for SAC on features and for critics that train the encoder: 60 % of the expert."""
+    settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=1", "log_every=100")
+    train(
+        run_dir, f"algo={algo}", *settings, "data.batch=4", "data.length=10", "policy.gamma=0.9", "policy.polyak=0.02"
+    )
+    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
+    seeds = [episode["seed"] for episode in results["mode"]["each"]]
+    expert = played(seeds, lambda state, rng: line_expert(state))
+    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
+    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
+    assert scores.mean() >= 0.6 * expert.mean(), (scores.mean(), expert.mean())
 
 
 def test_cmil_trains_on_the_demonstrations_of_its_paper(
