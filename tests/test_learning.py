@@ -35,6 +35,16 @@ def played(seeds: list[int], policy: Any) -> np.ndarray:
     return np.array(scores)
 
 
+def judged(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (EPISODES,) of a run's mode and of its samples, of the expert and of chance, on the same seeds."""
+    results = evaluate.evaluate(Options(run, episodes=EPISODES, videos=False))["results"]
+    mode, sampled = (np.array([each["score"] for each in results[kind]["each"]]) for kind in ("mode", "sampled"))
+    seeds = [each["seed"] for each in results["mode"]["each"]]
+    expert = played(seeds, lambda state, rng: line_expert(state))
+    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
+    return mode, sampled, expert, chance
+
+
 def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float:
     """One-sided p-value of mean(a) > mean(b) for pairs: if nothing differs, the signs are exchangeable."""
     difference = a - b
@@ -47,15 +57,10 @@ def test_imagination_learns_line_from_pixels(run_dir: Path, algo: str) -> None:
     """Algorithms 5.7.1: better than random, and 90 % of the expert."""
     settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=0.2", "log_every=100")
     train(run_dir, f"algo={algo}", *settings, "data.batch=4", "data.length=10", "size.horizon=5")
-    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
-    seeds = [episode["seed"] for episode in results["mode"]["each"]]
-    expert = played(seeds, lambda state, rng: line_expert(state))
-    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
-    for kind in ("mode", "sampled"):
-        scores = np.array([episode["score"] for episode in results[kind]["each"]])
-        assert permutation_test(scores, chance) < 0.001, (kind, scores.mean(), chance.mean())
-    reached = results["mode"]["score"][0]
-    assert reached >= 0.9 * expert.mean(), (reached, expert.mean())
+    mode, sampled, expert, chance = judged(run_dir)
+    for scores in (mode, sampled):
+        assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
+    assert mode.mean() >= 0.9 * expert.mean(), (mode.mean(), expert.mean())
     assert permutation_test(chance, expert) > 0.99, "the test itself can tell worse from better"
 
 
@@ -66,11 +71,7 @@ def test_off_policy_critics_learn_line_from_pixels(run_dir: Path, algo: str) -> 
     train(
         run_dir, f"algo={algo}", *settings, "data.batch=4", "data.length=10", "policy.gamma=0.9", "policy.polyak=0.02"
     )
-    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
-    seeds = [episode["seed"] for episode in results["mode"]["each"]]
-    expert = played(seeds, lambda state, rng: line_expert(state))
-    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
-    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
     assert scores.mean() >= 0.6 * expert.mean(), (scores.mean(), expert.mean())
 
@@ -108,11 +109,7 @@ def test_likelihood_rewards_learn_line_from_states(run_dir: Path, regime: str) -
     """Algorithms 5.7.1: 90 % of the expert, online and from recorded wandering, by the same parts."""
     more = ("data.length=2", *ONLINE) if regime == "online" else (*OFFLINE, f"dataset={line(episodes=40)}")
     train(run_dir, *LIKELIHOOD, *more)
-    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
-    seeds = [episode["seed"] for episode in results["mode"]["each"]]
-    expert = played(seeds, lambda state, rng: line_expert(state))
-    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
-    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
     assert scores.mean() >= 0.9 * expert.mean(), (scores.mean(), expert.mean())
     steps = state(run_dir)["counters"].get("env_steps", 0)
@@ -129,11 +126,7 @@ CLARE = ("algo=clare", "obs=state", "n_demos=10", "steps=1500", "eval.every=1500
 def test_clare_learns_line_from_states(run_dir: Path) -> None:
     """Algorithms 5.7.1, with its cloning term: better than random, and 80 % of the expert without a step of it."""
     train(run_dir, *CLARE, f"dataset={line(episodes=40)}")
-    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
-    seeds = [episode["seed"] for episode in results["mode"]["each"]]
-    expert = played(seeds, lambda state, rng: line_expert(state))
-    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
-    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001 and scores.mean() >= 0.8 * expert.mean(), scores.mean()
     rewards = [x for x in lines(run_dir) if "train/reward/r_expert" in x][-1]
     assert rewards["train/reward/r_expert"] > max(rewards["train/reward/r_data"], rewards["train/reward/r_model"])
@@ -159,10 +152,6 @@ OWN: dict[str, tuple[str, ...]] = {
 def test_matching_moments_learns_line_from_states(run_dir: Path, algo: str) -> None:
     """Algorithms 5.7.1 for every method of 3.4-3.6 and 3.9: better than random, and 60 % of the expert."""
     train(run_dir, f"algo={algo}", *MATCHING, *OWN.get(algo, ()))
-    results = evaluate.evaluate(Options(run_dir, episodes=EPISODES, videos=False))["results"]
-    seeds = [episode["seed"] for episode in results["mode"]["each"]]
-    expert = played(seeds, lambda state, rng: line_expert(state))
-    chance = played(seeds, lambda state, rng: rng.uniform(-1, 1, 1).astype(np.float32))
-    scores = np.array([episode["score"] for episode in results["mode"]["each"]])
+    scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
     assert scores.mean() >= 0.6 * expert.mean(), (scores.mean(), expert.mean())
