@@ -14,6 +14,11 @@ _LOG_2 = math.log(2.0)
 ACTION_CLIP = 1.0 - 1e-6  # demo actions and samples stay inside the open support (algorithms 2.6, 2.8)
 
 
+def normal_kl(m1: Tensor, s1: Tensor, m2: Tensor, s2: Tensor) -> Tensor:
+    """KL(N(m1, s1^2) || N(m2, s2^2)) of independent dimensions, summed over the last: (..., D) -> (...)."""
+    return (torch.log(s2 / s1) + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5).sum(-1)
+
+
 class ActionDist(Protocol):
     """What learners and collectors ask of a policy's distribution over actions (..., A) in [-1, 1]."""
 
@@ -90,8 +95,7 @@ class GaussianLatent:
 
     def kl(self, p: Tensor, q: Tensor) -> Tensor:
         """Closed form for diagonal Gaussians, summed over dimensions."""
-        (m1, s1), (m2, s2) = p.chunk(2, -1), q.chunk(2, -1)
-        return (torch.log(s2 / s1) + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5).sum(-1)
+        return normal_kl(*p.chunk(2, -1), *q.chunk(2, -1))
 
     def mean_raw(self, raw: Tensor) -> Tensor:
         """The mean part of the raw outputs."""
@@ -236,8 +240,7 @@ class SquashedNormal:
 
     def kl(self, other: SquashedNormal) -> Tensor:
         """KL(self || other), summed over A: (...). That of the normals, since both go through the same tanh."""
-        ratio, shift = self.std / other.std, (self.mean - other.mean) / other.std
-        return (0.5 * (ratio.square() + shift.square() - 1) + other.log_std - self.log_std).sum(-1)
+        return normal_kl(self.mean, self.std, other.mean, other.std)
 
 
 class Idle:

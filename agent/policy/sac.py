@@ -25,7 +25,7 @@ class SACPolicy(nn.Module):
     L_tau = -mean [log tau (log pi(a|s) + target_entropy A)]                         if tau is automatic
 
     ``reference="clone"``: KL(pi(.|s) || pi_ref(.|s)) takes the place of log pi(a|s) in all of them, so that tau is the
-    price of leaving pi_ref, the clone as BC initialisation left it, wherever the policy goes (algorithms 3.13); else
+    price of leaving pi_ref, the clone as BC initialisation left it, wherever the policy goes (algorithms 3.15); else
     pi_ref is uniform. Without ``soft`` y has no such term: values are of rewards alone.
 
     Absorbing states teach the critics alone; in them a' = 0 is certain.
