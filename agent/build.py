@@ -185,7 +185,7 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
         config["data"]["joint_batch"],
         pick_bf16(config["data"]["bf16"], device),
         config["ema"],
-        config["clone_noise"],
+        config.get("clone_noise", 0.0),  # runs of earlier versions can be evaluated
         config["data"]["real_fraction"],
         ema_warm_up=config["init"] is None,
     )

@@ -50,14 +50,14 @@ class SACPolicy(nn.Module):
         temperature: float | str,
         initial_temperature: float,
         target_entropy: float,
-        reference: str,
-        soft: bool,
         reward_scale: float,
         bc: str,
         bc_weight: float,
         min_log_std: float,
         max_log_std: float,
         explore_noise: float,
+        reference: str = "uniform",
+        soft: bool = True,
     ) -> None:
         """temperature: a number, or "auto": learned from ``initial_temperature`` on. target_entropy: nats per action
         dimension. polyak: share of the way that targets go, every ``polyak_every`` updates. hold: actor and temperature
