@@ -194,7 +194,8 @@ class Trainer:
                     continue
                 self._gather()
             self._learn()
-        if not self.stop and self.counters["evaluated"] < self.step:
+        due = self.counters["next_eval"] <= self.step and not self._out_of_time()  # steps=0: what the stages reached
+        if not self.stop and (due or self.counters["evaluated"] < self.step):
             self._evaluate()
         self.save()
 

@@ -195,6 +195,14 @@ def test_the_weights_of_the_best_evaluation_are_kept(run_dir: Path, monkeypatch:
     assert best()[0] == 60
 
 
+def test_pre_training_alone_is_evaluated_and_a_longer_run_goes_on_from_it(run_dir: Path, whole: Path) -> None:
+    start(run_dir, "steps=0")
+    (seen,) = (line for line in lines(run_dir) if "eval/score_mode" in line)
+    assert seen["step"] == 0 and (run_dir / "best").exists()
+    start(run_dir)
+    assert_same(run_dir, whole)
+
+
 def test_a_finished_run_is_left_alone(run_dir: Path, whole: Path) -> None:
     start(run_dir)
     before = moments(run_dir)
