@@ -344,18 +344,19 @@ class Trainer:
         two.
         """
         data, device = self.data, self.agent.device
+        how: dict[str, Any] = {"from_start_prob": data["from_start"], "by": data["sample_by"]}
         if not self.replay.expert_rows:
-            rows = self.replay.sample(data["batch"], data["length"], self.rng, from_start_prob=data["from_start"])
+            rows = self.replay.sample(data["batch"], data["length"], self.rng, **how)
             own = to_device(rows, data["burn_in"], device)
             return own, own
         alone = not self._has_online() and (not self.online or data["joint_batch"])
         size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
-        expert_rows = self.replay.sample(*size, which="expert", from_start_prob=data["from_start"])
+        expert_rows = self.replay.sample(*size, which="expert", **how)
         expert = to_device(expert_rows, data["burn_in"], device)
         if alone:
             return expert, expert
         fraction = scheduled(data["expert_fraction"], self.counters["paid"]) if self._has_online() else None
-        rows = self.replay.sample(*size, expert_fraction=fraction, from_start_prob=data["from_start"])
+        rows = self.replay.sample(*size, expert_fraction=fraction, **how)
         return to_device(rows, data["burn_in"], device), expert
 
     def _has_online(self) -> bool:

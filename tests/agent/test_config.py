@@ -72,6 +72,7 @@ OFFICIAL = {
     "data.seed_steps": 5000,
     "data.burn_in": 0,
     "data.from_start": 0.0,
+    "data.sample_by": "episode",
     "ema": 0.0,
 }
 

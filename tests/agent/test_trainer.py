@@ -214,6 +214,22 @@ def test_a_finished_run_is_left_alone(run_dir: Path, whole: Path) -> None:
 # ---------------------------------------------------------------------- what must not change training
 
 
+@pytest.mark.parametrize(("options", "by"), [((), "episode"), (("algo=mm", "obs=state", "data.length=2"), "row")])
+def test_transitions_are_equally_likely_and_chunks_by_episode(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], by: str
+) -> None:
+    """By episode, an off-policy learner of states would see little but its first, short episodes."""
+    real, seen = Replay.sample, set()
+
+    def noting(self: Replay, *args: Any, **how: Any) -> Any:
+        seen.add(how.get("by"))  # none: who merely looks
+        return real(self, *args, **how)
+
+    monkeypatch.setattr(Replay, "sample", noting)
+    start(run_dir, *options, "data.seed_steps=30", "eval.every=1000")
+    assert seen - {None} == {by}
+
+
 def test_looking_does_not_change_the_training(
     run_dir: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
