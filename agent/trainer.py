@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from agent import checkpoint, holdout, monitor
 from agent.agent import FULL, Agent
 from agent.batch import to_device
 from agent.build import ConfigError
-from agent.chunks import RowPairs, pairs_of
+from agent.chunks import By, RowPairs, pairs_of
 from agent.collect import Interrupted, Reset, Trace, run_episodes
 from agent.config import fingerprint
 from agent.data import Replay
@@ -61,6 +61,8 @@ class Trainer:
         self.data = config["data"]
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
+        if self.data["sample_by"] not in get_args(By):
+            raise ConfigError(f"data.sample_by: {self.data['sample_by']!r} is none of {', '.join(get_args(By))}")
         self.parts = frozenset(self.data["parts"])
         if not self.parts <= FULL:
             raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")

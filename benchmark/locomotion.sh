@@ -11,7 +11,7 @@ for seed in "${seeds[@]:-0}"; do
   train algo=bc seed="$seed" steps=20000 eval.every=5000 run="$out/bc-s$seed"
   train algo=hyper seed="$seed" steps=20000 eval.every=2000 run="$out/hyper-s$seed"
   for algo in hype mm; do
-    train algo=$algo seed="$seed" steps=60000 eval.every=5000 run="$out/$algo-s$seed"
+    train algo=$algo seed="$seed" steps=42000 eval.every=6000 run="$out/$algo-s$seed"
   done
   for run in bc hyper hype mm; do python -m agent.evaluate run="$out/$run-s$seed" episodes=20 seed=1000; done
 done

@@ -125,6 +125,7 @@ def test_state_observations_are_refused_in_words(tmp_path: Path, capsys: pytest.
         ("device=gpu", "device: 'gpu' is not a device (auto, cpu, cuda, cuda:N)"),
         ("world_model.latent=gausian", "world_model.latent: 'gausian' is none of gaussian, categorical"),
         ("data.envs=0", "data.envs=0: expected at least 1"),
+        ("data.sample_by=rows", "data.sample_by: 'rows' is none of episode, row"),
         ("n_demos=0", "n_demos=0: expected at least 1"),
         ("data.capacity=50", "replay: an episode of 31 rows does not fit"),
         ("data.budget_gb=0.001", "more than the budget of 0.001 GiB"),
