@@ -76,6 +76,8 @@ class Agent(nn.Module):
         )
         if self.slow is not None:
             self.slow.requires_grad_(False)
+            # walking through the modules for them costs more than averaging small networks
+            self._averaged = self._acting(self.slow["world"], self.slow["actor"]), self._acting(world, policy.actor)
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
         if hasattr(reward, "groups"):
             groups |= reward.groups()
@@ -172,23 +174,26 @@ class Agent(nn.Module):
             return
         young = (1 + index) / (10 + index) if self.options.ema_warm_up else 1.0
         decay = min(self.options.ema, young)
-        torch._foreach_lerp_(self._acting(self.slow["world"], self.slow["actor"]), self._acting(), 1 - decay)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
         for kept, now in zip(self.slow.buffers(), [*self.world.buffers(), *self.policy.actor.buffers()], strict=True):
             kept.copy_(now)  # statistics are not averaged: features would mean something between two scales
 
-    def _acting(self, world: Any = None, actor: Any = None) -> list[Tensor]:
+    @staticmethod
+    def _acting(world: Any, actor: Any) -> list[Tensor]:
         """The weights that act: a model that is fitted now and then (states) takes no part in it."""
-        world, actor = world or self.world, actor or self.policy.actor
-        return [*(() if self.world.learns == "fit" else world.parameters()), *actor.parameters()]
+        return [*(() if world.learns == "fit" else world.parameters()), *actor.parameters()]
 
     def _fit_world(
         self, agent_chunk: Chunk, expert_chunk: Chunk, fit: bool
     ) -> tuple[Latent, Latent, dict[str, Tensor]]:
         """Steps 1 and 2: model step on the replay chunk; posteriors (B, T) of both chunks (which may be one)."""
         same = expert_chunk is agent_chunk
+        if self.world.learns == "policy":  # whose loss differentiates through the features
+            with self.autocast():
+                demo = self.world.loss(expert_chunk)[1]
+                return demo if same else self.world.loss(agent_chunk)[1], demo, {}
         if self.world.learns != "likelihood" or not fit:
-            # the policy's loss differentiates through the features of a model that it trains
-            with self.autocast(), torch.set_grad_enabled(self.world.learns == "policy"):
+            with self.autocast(), torch.no_grad():
                 demo = self.world.observe(expert_chunk)
                 return demo if same else self.world.observe(agent_chunk), demo, {}
         joint = self.options.joint_batch and not same

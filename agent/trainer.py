@@ -319,9 +319,7 @@ class Trainer:
 
     def _update(self, parts: frozenset[str], phase: str) -> None:
         chunks = self._sample()
-        self.agent.train()
         metrics = self._step(*chunks, int(self.counters["updates"]), parts)
-        self.agent.eval()
         self.counters["updates"] += 1
         self._keep_metrics(metrics)
         if self.counters["updates"] % self.config["log_every"] == 0:

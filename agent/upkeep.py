@@ -71,9 +71,7 @@ class Upkeep:
     def fit(self) -> dict[str, Tensor]:
         """Fit the world model to every transition there is, demonstrations among them (algorithms 3.6)."""
         pairs = self.replay.pairs()
-        self.agent.train()
         found = self.agent.world.fit(self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs))
-        self.agent.eval()
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -43,7 +43,7 @@ class WorldModel(Protocol):
     can_imagine: bool  # has ``step``
     learns: str
     """Who trains it: "likelihood": ``loss`` in every update; "fit": ``fit`` on all data now and then; "policy": the
-    policy's loss through ``observe``; "none": nobody."""
+    policy's loss through the latents of ``loss``; "none": nobody."""
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
         """Named loss terms, the posteriors (B, T) computed on the way, and metrics."""
@@ -209,7 +209,7 @@ class FrameStack(nn.Module):
 
     def observe(self, chunk: Chunk) -> Latent:
         """Features (B, T) of stacked frames; rows before an episode's first frame repeat that frame."""
-        obs = random_shift(chunk.obs, self.shift if self.training else 0)
+        obs = chunk.obs
         b, t = obs.shape[:2]
         rows = torch.arange(t, device=obs.device).expand(b, t)
         start = torch.where(chunk.is_first, rows, 0).cummax(1).values  # first row of the episode that row t belongs to
@@ -219,8 +219,8 @@ class FrameStack(nn.Module):
         return self._latent(stacked.flatten(0, 1)).map(lambda x: x.unflatten(0, (b, t)))
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
-        """Nothing to fit without a policy: no terms."""
-        return Losses(), self.observe(chunk), {}
+        """Nothing to fit without a policy: no terms, and the features (B, T) of shifted frames, for a policy's loss."""
+        return Losses(), self.observe(replace(chunk, obs=random_shift(chunk.obs, self.shift))), {}
 
     def initial(self, n: int) -> Tensor:
         """The last ``frames`` frames of n episodes."""

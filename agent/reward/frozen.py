@@ -39,7 +39,3 @@ class FrozenReward(RewardLearner):
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty."""
         return self.learned.reward(x)
-
-    def train(self, mode: bool = True) -> FrozenReward:
-        """Nothing of it ever trains."""
-        return super().train(False)

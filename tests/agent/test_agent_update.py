@@ -457,7 +457,7 @@ def test_noise_blurs_what_is_cloned_and_nothing_else(
 
 
 def test_cloning_converges_to_the_demonstrated_actions() -> None:
-    agent = frame_agent().train()
+    agent = frame_agent()
     chunk = make_chunk(1, 4, seed=3, expert=True)
     agent.world.shift = 0
     agent.optimisers["actor"].adam.param_groups[0]["lr"] = 1e-2

@@ -101,7 +101,7 @@ def test_a_reward_of_states_is_the_same_numbers_in_the_other_ant(
         agent = build_agent(one, 8, torch.device("cpu"), (27,))
         for name, module in state(folder)["modules"].items():
             getattr(agent, name).load_state_dict(module)
-        agents.append(agent.eval())
+        agents.append(agent)
     states, action = torch.randn(9, 27), torch.rand(2, 9, 8) * 2 - 1
     source, target = agents
     feat = source.world.latent(states).feat
