@@ -1,4 +1,4 @@
-"""Linear policies of running robots, recorded: ``python -m demos.experts.runner out=DIR task=hopper episodes=10``."""
+"""Policies of running robots, recorded: ``python -m demos.experts.runner out=DIR task=hopper episodes=10``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from demos import cli
-from demos.experts.ars import TASKS, LinearPolicy
+from demos.experts.policies import Policy
+from demos.experts.ppo import TASKS
 from demos.experts.recording import check, fill_from_state, play
 from envs.episode import Episode
 
@@ -20,12 +21,12 @@ def shipped(task: str) -> Path:
     return Path(__file__).parent / f"{task}.json"
 
 
-def record(env: Any, policy: LinearPolicy, seed: int, noise: float = NOISE) -> Episode:
+def record(env: Any, policy: Policy, seed: int, noise: float = NOISE) -> Episode:
     """Record one episode of a locomotion environment made with obs="state", until a fall or the time limit.
 
-    policy: what `demos.experts.ars` found for it. The rest: see `recording.play`.
+    policy: what `demos.experts.ppo` or `ars` found for it. The rest: see `recording.play`.
     """
-    return play(env, seed, noise, "linear policy, random search", lambda _: policy.act)
+    return play(env, seed, noise, policy.source, lambda _: policy.act)
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def body(options: Options) -> None:
     check(options.task, TASKS, options.episodes, options.noise)
     path = options.policy or shipped(options.task)
     if options.policy is None and not path.exists():
-        raise cli.UsageError(f"policy=FILE is missing for {options.task}: python -m demos.experts.ars finds one")
-    policy = LinearPolicy.load(path)
+        raise cli.UsageError(f"policy=FILE is missing for {options.task}: python -m demos.experts.ppo finds one")
+    policy = Policy.load(path)
     fill_from_state(
         options.out,
         options.task,

@@ -1,60 +1,110 @@
-"""Random search climbs, its policies survive a file, and the runners that come with the project run."""
+"""Searches climb, their policies survive a file, and the runners that come with the project run."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from demos import dataset
 from demos.errors import DemoError
-from demos.experts.ars import LinearPolicy, Moments, episode, search
 from demos.experts.ars import main as search_main
+from demos.experts.ars import search
+from demos.experts.policies import Moments, Policy, episode, trials
+from demos.experts.ppo import main as ppo_main
+from demos.experts.ppo import read, train
 from demos.experts.runner import main as record_main
 from demos.experts.runner import record, shipped
 from envs.make import make
 from tests.demos.samples import assert_replays
 
 
-class Balance:
+class Balance(gymnasium.Env[Any, Any]):
     """s' = 1.2 s + a, 20 steps, reward 1 - |s'| and over where |s'| > 2: a = -s does it, a = 0 is thrown out."""
 
-    observation_space = SimpleNamespace(shape=(2,))
-    action_space = SimpleNamespace(shape=(1,))
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
 
-    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-        self._s, self._t = np.random.default_rng(seed).uniform(-0.5, 0.5), 0
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._s, self._t = self.np_random.uniform(-0.5, 0.5), 0
         return self._look(), {}
 
     def _look(self) -> np.ndarray:
         return np.array([self._s, 3.0 + self._t % 2])  # the second number tells nothing
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._s, self._t = 1.2 * self._s + float(action[0]), self._t + 1
+        self._s, self._t = 1.2 * self._s + float(np.clip(action[0], -1, 1)), self._t + 1
         fallen = abs(self._s) > 2
         return self._look(), 1.0 - abs(self._s), fallen, self._t == 20 and not fallen, {}
 
 
-def searched(rounds: int, seed: int = 0) -> tuple[LinearPolicy, list[LinearPolicy]]:
+def searched(rounds: int, seed: int = 0) -> tuple[Policy, list[Policy]]:
     """What a search finds, and all that it kept on the way."""
-    kept: list[LinearPolicy] = []
+    kept: list[Policy] = []
     options = {"survival": 1.0, "directions": 4, "best": 2, "noise": 0.3, "rate": 0.05}
     return search(Balance(), seed, rounds, **options, keep=kept.append), kept  # type: ignore[arg-type]
 
 
 def test_search_climbs_and_depends_on_the_seed_alone() -> None:
     found, kept = searched(60)
-    still = LinearPolicy(np.zeros((1, 2)), np.zeros(2), np.ones(2))
+    still = Policy.linear(np.zeros((1, 2)), np.zeros(2), np.ones(2))
     returns = [np.mean([episode(Balance(), policy, seed)[0] for seed in range(20)]) for policy in (found, still)]
     assert returns[0] > 17.0 > 5.0 > returns[1]
     assert kept[-1] is found and len(kept) < 4
-    assert np.array_equal(searched(60)[0].weight, found.weight)
-    assert not np.array_equal(searched(60, seed=1)[0].weight, found.weight)
+    assert np.array_equal(searched(60)[0].weights, found.weights)
+    assert not np.array_equal(searched(60, seed=1)[0].weights, found.weights)
+
+
+def test_reinforcement_climbs_and_depends_on_the_seed_alone() -> None:
+    looks: list[tuple[int, float]] = []
+
+    def learned(seed: int, steps: int = 512) -> Policy:
+        return train(Balance, seed, steps, envs=4, rate=1e-3, rollout=128, look_every=1024, look=keep)
+
+    def keep(policy: Policy, steps: int) -> bool:
+        looks.append((steps, float(np.mean(trials(Balance(), policy)))))
+        return enough is None or steps < enough
+
+    enough = None
+
+    found = learned(0, 4096)
+    assert [steps for steps, _ in looks] == [1024, 2048, 3072, 4096]
+    assert np.mean(trials(Balance(), found)) > 15.0 > looks[0][1]
+    enough = 2048
+    learned(0, 4096)
+    assert [steps for steps, _ in looks[4:]] == [1024, 2048], "it stops where a look says so"
+    once = learned(0)
+    assert all(np.array_equal(a, b) for a, b in zip(learned(0).weights, once.weights, strict=True))
+    assert not np.array_equal(learned(1).weights[0], once.weights[0])
+
+
+def test_a_policy_is_read_from_a_model_as_it_acts() -> None:
+    """The mean of its actions in states as they are, not normalised, without torch."""
+    model = PPO("MlpPolicy", Balance(), policy_kwargs={"net_arch": [5, 3]}, seed=0, device="cpu")
+    moments = RunningMeanStd(shape=(2,))
+    moments.mean, moments.var = np.array([0.5, -1.0]), np.array([4.0, 0.25])
+    policy = read(model, moments)
+    for state in np.random.default_rng(0).normal(size=(5, 2)):
+        expected, _ = model.predict((state - moments.mean) / np.sqrt(moments.var), deterministic=True)
+        assert policy.act(state) == pytest.approx(expected, abs=1e-6)
+    assert [w.shape for w in policy.weights] == [(5, 2), (3, 5), (1, 3)]
+
+
+def test_without_its_library_reinforcement_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    assert ppo_main([f"out={tmp_path / 'policy.json'}"]) == 1
+    assert "pip install 'understudy[experts]'" in capsys.readouterr().err
 
 
 def test_moments_are_those_of_all_states() -> None:
@@ -67,14 +117,34 @@ def test_moments_are_those_of_all_states() -> None:
 
 def test_a_policy_is_read_as_written_and_bad_files_are_told(tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
-    policy = LinearPolicy(np.array([[0.25, -2.0]]), np.array([1.0, 0.0]), np.array([0.5, 2.0]))
+    deep = Policy(
+        (np.array([[0.5, -0.25]]), np.array([[2.0], [0.125]])),
+        (np.array([0.1]), np.array([0.0, 0.75])),
+        np.array([1.0, 0.0]),
+        np.array([0.5, 2.0]),
+        "by hand",
+    )
+    deep.save(path)
+    assert Policy.load(path).source == "by hand"
+    hidden = np.tanh(0.5 * 2.0 - 0.25 * 0.5 + 0.1)
+    assert Policy.load(path).act(np.array([2.0, 1.0])) == pytest.approx([1.0, 0.125 * hidden + 0.75])
+    policy = Policy.linear(np.array([[0.25, -2.0]]), np.array([1.0, 0.0]), np.array([0.5, 2.0]))
     policy.save(path)
-    assert LinearPolicy.load(path).act(np.array([2.0, 1.0])) == pytest.approx([-0.5])
+    assert Policy.load(path).act(np.array([2.0, 1.0])) == pytest.approx([-0.5])
     assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
-    for text in ("[", "{}", path.read_text().replace("0.5", "0.0"), path.read_text().replace("[1.0, 0.0]", "[1.0]")):
+    whole = path.read_text()
+    changes = [
+        ("0.5", "0.0"),
+        ("[1.0, 0.0]", "[1.0]"),
+        ("0.25", "NaN"),
+        ("[[[0.25, -2.0]]]", "[]"),
+        ("[[0.0]]", "[[]]"),
+    ]
+    for text in ("[", "{}", *(whole.replace(*change) for change in changes)):
+        assert text != whole
         path.write_text(text)
         with pytest.raises(DemoError, match="policy"):
-            LinearPolicy.load(path)
+            Policy.load(path)
     with pytest.raises(DemoError, match="out"):
         policy.save(tmp_path / "nowhere" / "policy.json")
 
@@ -88,18 +158,18 @@ def env() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def policy() -> LinearPolicy:
+def policy() -> Policy:
     """The one that comes with the project."""
-    return LinearPolicy.load(shipped("hopper"))
+    return Policy.load(shipped("hopper"))
 
 
-def test_the_shipped_policy_runs_without_a_fall(env: Any, policy: LinearPolicy) -> None:
+def test_the_shipped_policy_runs_without_a_fall(env: Any, policy: Policy) -> None:
     """Seeds that were not used while the expert was made."""
     total, steps = episode(env, policy, 5003)
     assert steps == 1000 and total > 2900
 
 
-def test_the_seed_decides_and_the_noise_is_in_the_recorded_actions(env: Any, policy: LinearPolicy) -> None:
+def test_the_seed_decides_and_the_noise_is_in_the_recorded_actions(env: Any, policy: Policy) -> None:
     first, again = record(env, policy, 1), record(env, policy, 1)
     assert dataset.checksum(first) == dataset.checksum(again)
     state, _ = env.reset(seed=1)
@@ -132,6 +202,15 @@ def test_bad_arguments_of_the_recorder_are_one_line(
 def test_a_task_without_a_policy_of_its_own_wants_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record_main([f"out={tmp_path / 'made'}", "task=walker2d"]) == 1
     assert "policy=FILE is missing for walker2d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["steps=0", "task=kitchen", "envs=0", "rate=-1", "round=3"])
+def test_bad_arguments_of_reinforcement_are_one_line(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ppo_main([f"out={tmp_path / 'made'}", argument]) == 1
+    assert argument.split("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("argument", ["rounds=0", "task=ant", "best=9", "rate=0"])
