@@ -100,6 +100,11 @@ class Agent(nn.Module):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16)
 
     # ---- acting ----
+    @property
+    def acting(self) -> tuple[Any, Any]:
+        """World model and actor that act: the averaged ones where there are some."""
+        return (self.world, self.policy.actor) if self.slow is None else (self.slow["world"], self.slow["actor"])
+
     @torch.no_grad()
     def act(
         self, obs: np.ndarray, action: np.ndarray, is_first: np.ndarray, carry: Any, *, mode: bool, noise: float = 0.0
@@ -110,8 +115,7 @@ class Agent(nn.Module):
         Gaussian exploration on top.
         """
         tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(self.device) for x in (obs, action, is_first)]
-        world: Any = self.world if self.slow is None else self.slow["world"]
-        actor: Any = self.policy.actor if self.slow is None else self.slow["actor"]
+        world, actor = self.acting
         z, carry = world.filter(*tensors, carry, sample=not mode)
         dist = actor(z.feat)
         chosen = dist.mode() if mode else dist.rsample()
@@ -296,10 +300,10 @@ class Agent(nn.Module):
         return tuple(row_shares(w) if self.reward.needs_weights else w for w in kinds)
 
     def _data_pairs(self, own: Latent, chunk: Chunk, start: StartSet) -> DataPairs | None:
-        """Replay pairs that end in an imagination start; the last row of a chunk is no target (T - 2 pairs,
-        algorithms 3.1).
+        """Replay pairs that end in an imagination start (not in one that a demonstration's took the place of); the last
+        row of a chunk is no target (T - 2 pairs, algorithms 3.1), so that chunks of one transition have none.
         """
-        if start.replay == 0 or self.reward is None:
+        if self.reward is None or chunk.action.shape[1] < 3:
             return None
         b, t = chunk.action.shape[:2]
         rows = start.rows
@@ -308,9 +312,10 @@ class Agent(nn.Module):
             ((rows > 0) & (rows < t - 1)).float() * (~chunk.is_first[:, rows]).float() * chunk.valid[:, before].float()
         )
         feat, action = own.feat[:, before].flatten(0, 1), chunk.action[:, rows].flatten(0, 1)
+        weight = weight.flatten() * start.own
         with torch.no_grad():
             reward = self.reward.reward(self.reward.inputs(feat, action, noisy=False))
-        return DataPairs(feat, action, reward, torch.arange(b * len(rows), device=feat.device), weight.flatten())
+        return DataPairs(feat, action, reward, torch.arange(b * len(rows), device=feat.device), weight)
 
     @torch.no_grad()
     def _diagnostics(self, rollout: Rollout, clone: ClonePairs, learned: Tensor) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ class EarlyStop:
 
 def _acting(agent: Agent) -> Mapping[str, nn.Module]:
     """The model and the actor that act: the averaged ones where there are some."""
-    return {"world": agent.world, "actor": agent.policy.actor} if agent.slow is None else dict(agent.slow.items())
+    return dict(zip(("world", "actor"), agent.acting, strict=True))
 
 
 def snapshot(agent: Agent) -> Weights:

@@ -24,10 +24,12 @@ def imagine(
     a        a0        a1             a_{H-1}              a_k ~ pi(. | sg feat_k)   (Dreamer: the actor's input is
     detached)
     u        u0        u1             u_{H-1}              disagreement of the heads that produced z_{k+1}
+
+    ``alive`` is 0 from the state on that ends an episode; a start may be one.
     """
     z = start.detach()
     feats, actions, us, entropies = [z.feat], [], [], []
-    alive = [torch.ones_like(z.feat[:, 0])]
+    alive = [(~world.terminated(z.feat)).float()]
     for _ in range(horizon):
         dist = policy(feats[-1].detach())
         action = dist.rsample()

@@ -12,13 +12,15 @@ from models.latent import Latent
 
 @dataclass(frozen=True)
 class StartSet:
-    """Starts of one update: latent (N,), the first ``replay`` of which are rows ``rows`` (R,) of the agent chunk, as
-    (B, R).
+    """Starts of one update.
+
+    latent: (N,), N = B R: one for each of the rows ``rows`` (R,) of the agent chunk's B.
+    own: (N,) bool: that row itself rather than another state in its place.
     """
 
     latent: Latent
     rows: Tensor
-    replay: int
+    own: Tensor
 
 
 def _pick_rows(t: int, per_chunk: int, device: torch.device) -> Tensor:
@@ -47,7 +49,7 @@ class ReplayStarts:
         """agent, expert: posteriors (B, T) -> StartSet."""
         rows = _pick_rows(agent.stoch.shape[1], self.per_chunk, agent.stoch.device)
         z = agent[:, rows].flatten()
-        return StartSet(z, rows, z.stoch.shape[0])
+        return StartSet(z, rows, torch.ones_like(z.stoch[:, 0], dtype=torch.bool))
 
 
 class MixtureStarts(ReplayStarts):
@@ -73,9 +75,7 @@ class MixtureStarts(ReplayStarts):
         return min(low, 1.0 - 1e-6), min(1.0, low + self.window)
 
     def sample(self, agent: Latent, expert: Latent) -> StartSet:
-        """Replay rows stay in the batch (the data critic uses them); each is replaced by an expert row with
-        probability p.
-        """
+        """Each row of the agent chunk is replaced by an expert row with probability p."""
         rows = _pick_rows(agent.stoch.shape[1], self.per_chunk, agent.stoch.device)
         own, demo = agent[:, rows].flatten(), expert.flatten()
         n = own.stoch.shape[0]
@@ -83,7 +83,7 @@ class MixtureStarts(ReplayStarts):
         coin = torch.rand(1 if self.per_batch else n, 1, device=own.stoch.device) < self.p
         drawn = demo[pick]
         mixed = Latent(*(torch.where(coin, getattr(drawn, f), getattr(own, f)) for f in ("deter", "stoch", "params")))
-        return StartSet(mixed, rows, 0)
+        return StartSet(mixed, rows, ~coin[:, 0].expand(n))
 
 
 Starts = ReplayStarts

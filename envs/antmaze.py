@@ -55,6 +55,7 @@ class AntMazeEnv(MujocoEnvironment):
         with contextlib.suppress(OSError):
             os.remove(sim.tmp_xml_file_path)  # the package leaves its scene file behind
         sim.ant_env._reset_noise_scale = START_NOISE
+        sim.dt = sim.ant_env.dt
         if not random_goal:
             sim.position_noise_range = 0.0
         self._random_goal = random_goal

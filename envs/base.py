@@ -20,6 +20,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
         task: the name that envs.make.make knows.
         subtasks: what "tasks_done" counts, in its order; empty where only the score counts, and "success" is false.
         horizon: environment steps an episode.
+        dt: seconds between two actions, the pace at which a policy is deployed.
         full_score: the score of an expert, so that a score can be shown as a share of it.
     """
 
@@ -28,6 +29,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     task: str
     subtasks: tuple[str, ...]
     horizon: int
+    dt: float
     full_score: float = 1.0
 
     @property

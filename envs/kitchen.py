@@ -52,6 +52,7 @@ class KitchenEnv(Environment):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12.5}
     task = "kitchen"
     horizon = 280
+    dt = 0.08
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class MujocoEnvironment(Environment):
         self.render_style = render
         self._pixels = obs == "pixels"
         self._sim = sim
+        self.dt = float(sim.dt)
         self._tremble = check_tremble(self.task, tremble)
         self._scene, self._memory = tuple(scene), tuple(memory)
         if self.mended:

@@ -42,6 +42,8 @@ class ToyEnv(Environment):
     Subclasses give `_start`, `_move`, `_solved`, `_draw`. The simulator state is [steps, x, good steps, solved].
     """
 
+    dt = 0.05
+
     def __init__(self, *, obs: str = "state", render: str = "fast") -> None:
         """Make it. obs: "pixels" (64, 64, 3) uint8 or "state" (1,) float32; both `render` styles look the same."""
         if obs not in ("pixels", "state"):

@@ -132,7 +132,7 @@ class BackpropPolicy(nn.Module):
             ahead = (1 - self.lambda_) * target_value[0] + self.lambda_ * target[0]
             if self.soft:
                 ahead = ahead + self.entropy * rollout.entropy[0].detach()
-            y = data.reward + self.gamma * ahead[data.start]
+            y = data.reward + self.gamma * (rollout.alive[0] * ahead)[data.start]
             data_error = (self.critics(data.feat, data.action) - y).square() * data.weight
             losses["data"] = 0.5 * (data_error.sum(1) / data.weight.sum().clamp_min(1.0)).mean()
         return losses, metrics

@@ -383,11 +383,25 @@ def test_rollouts_start_at_all_replay_posteriors(chunks: tuple[Chunk, Chunk]) ->
     assert torch.equal(rollout.feat[0], seen[0].feat.flatten(0, 1)) and rollout.action.shape == (4, 10, ACTION)
 
 
-def test_starts_at_demonstrations_have_no_data_pairs(chunks: tuple[Chunk, Chunk]) -> None:
-    agent = make_agent(starts=MixtureStarts(0.5))
+def test_only_starts_that_follow_a_replay_pair_are_its_target(chunks: tuple[Chunk, Chunk]) -> None:
+    counted, seen = [], []
+    for p in (0.0, 0.5, 1.0):
+        agent = make_agent(starts=MixtureStarts(p))
+        sample = agent.starts.sample
+        agent.starts.sample = lambda own, demo, sample=sample: seen.append(sample(own, demo)) or seen[-1]
+        batches = capture(agent)
+        update(agent, chunks)
+        assert batches[0].data is not None
+        counted.append(batches[0].data.weight > 0)
+    assert counted[0].sum() == 2 * 3 and not counted[2].any(), "rows 1 to 3 of each chunk of five"
+    assert torch.equal(counted[1], counted[0] & seen[1].own) and 0 < counted[1].sum() < 6
+
+
+def test_chunks_of_one_transition_have_no_data_pairs() -> None:
+    agent = make_agent()
     batches = capture(agent)
-    update(agent, chunks)
-    assert batches[0].data is None
+    update(agent, (make_chunk(4, 2, seed=1), make_chunk(4, 2, seed=2, expert=True)))
+    assert batches[0].data is None and batches[0].rollout is not None
 
 
 def test_diagnostics_are_free_of_noise(chunks: tuple[Chunk, Chunk]) -> None:

@@ -63,6 +63,8 @@ def test_nothing_is_alive_after_a_termination() -> None:
     """Algorithms 1.4, "mask": the pair that ends the episode counts, what follows does not."""
     rollout = imagine(CountingWorld(end=8), ten_times, starts(3, 7), 4, make_penalty("none", 0.0))
     assert rollout.alive.tolist() == [[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]]
+    over = imagine(CountingWorld(end=8), ten_times, starts(3, 8), 2, make_penalty("none", 0.0))
+    assert over.alive.tolist() == [[1, 0], [1, 0], [1, 0]], "a start after which nothing comes"
 
 
 @pytest.mark.parametrize(

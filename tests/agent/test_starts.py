@@ -26,7 +26,7 @@ def consistent(z: Latent) -> bool:
 @pytest.mark.parametrize("per_chunk", [0, T, T + 1])
 def test_all_posteriors_start_a_rollout(per_chunk: int) -> None:
     start = ReplayStarts(per_chunk).sample(latents(), latents(1000))
-    assert start.replay == B * T and start.rows.tolist() == list(range(T))
+    assert start.own.shape == (B * T,) and start.own.all() and start.rows.tolist() == list(range(T))
     assert torch.equal(start.latent.stoch, latents().stoch.flatten(0, 1)) and consistent(start.latent)
 
 
@@ -40,7 +40,7 @@ def test_some_rows_of_each_chunk() -> None:
         # start b * R + r is row rows[r] of chunk b
         expected = (100 * torch.arange(B)[:, None] + rows).flatten().float()
         assert torch.equal(start.latent.stoch[:, 0], expected) and consistent(start.latent)
-        assert start.replay == B * 3
+        assert start.own.shape == (B * 3,) and start.own.all()
         counts[rows] += 1
     assert chisquare(counts).pvalue > 1e-3
 
@@ -58,7 +58,7 @@ def test_mixture_draws_demonstrations_with_its_probability(p: float) -> None:
         expected = own[:, start.rows].flatten().stoch[:, 0]
         assert torch.equal(number[~demo], expected[~demo]), "replay starts stay where they are"
         n, from_demo, mixed = n + len(number), from_demo + int(demo.sum()), mixed + (0 < int(demo.sum()) < len(number))
-        assert start.replay == 0, "no start is known to follow a replay pair"
+        assert torch.equal(start.own, ~demo), "which starts follow a replay pair"
     assert from_demo in (0, n) if p in (0, 1) else binomtest(from_demo, n, p).pvalue > 1e-3
     assert from_demo == n * p or 0 < p < 1
     assert mixed > 50 or p in (0, 1), "one coin per sample, not per batch"

@@ -1,0 +1,215 @@
+"""``python -m agent.deploy policy=POLICY episodes=3``: an exported policy in real time, without torch.
+
+On a robot ``Deployed`` is all that is needed. With nothing but onnxruntime and numpy this file works alone, too: every
+exported policy has a copy beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+GRAPH, CARD, FORMAT = "policy.onnx", "policy.json", 1
+DEPLOY_SEEDS = 7 << 28  # above those of training, evaluation and recording
+USAGE = "python -m agent.deploy policy=POLICY [task=the policy's] [episodes=3] [seed=0] [pace=true]"
+
+
+class DeployError(Exception):
+    """A policy that cannot be run, or an observation that it cannot act on; one line."""
+
+
+class Deployed:
+    """A policy that ``agent.export`` wrote. ``reset`` begins an episode, ``act`` is one step of it.
+
+    Attributes:
+        card: what ``policy.json`` says: "obs" (key, shape, dtype), "action" (size), "dt" (seconds between two actions).
+    """
+
+    def __init__(self, graph: bytes, card: Mapping[str, Any]) -> None:
+        """Raises DeployError: onnxruntime is not installed, or the graph is not readable."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DeployError("onnxruntime is missing: pip install 'understudy[deploy]'") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # a batch of one: more threads only wait for each other
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library's own classes are no public names
+            raise DeployError(f"{GRAPH} is not readable: {' '.join(str(error).split())[:200]}") from error
+        self.card = card
+        self._shape = tuple(card["obs"]["shape"])
+        self._takes = {each.name: each for each in self._session.get_inputs()}
+        self._gives = [each.name for each in self._session.get_outputs()]
+        self.reset()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Deployed:
+        """Read a folder. Raises DeployError when it holds no policy that this version can run."""
+        folder = Path(folder)
+        if not (folder / CARD).is_file():
+            raise DeployError(f"{folder}: no {CARD}: not a policy that agent.export wrote")
+        try:
+            card, graph = json.loads((folder / CARD).read_bytes()), (folder / GRAPH).read_bytes()
+        except (OSError, ValueError) as error:
+            raise DeployError(f"{folder}: not readable ({error})") from error
+        if card.get("format") != FORMAT:
+            raise DeployError(f"{folder / CARD}: format {card.get('format')!r}, this version reads {FORMAT}")
+        return cls(graph, card)
+
+    def reset(self) -> None:
+        """Forget the last episode."""
+        self._action = np.zeros((1, self.card["action"]["size"]), np.float32)
+        self._first = True
+        self._memory = {
+            name: np.zeros(each.shape, np.uint8 if "uint8" in each.type else np.float32)
+            for name, each in self._takes.items()
+            if name.startswith("memory_")
+        }
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """The observation of now, as the card's "obs" says -> the action until the next one, (A,) float32 in [-1, 1].
+
+        Raises DeployError for another shape or type, and for numbers that are none: the memory stays as it was.
+        """
+        wanted = self.card["obs"]["dtype"]
+        obs = np.asarray(obs)
+        if obs.shape != self._shape:
+            raise DeployError(f"an observation of shape {obs.shape}: expected {self._shape}")
+        if wanted == "uint8" and obs.dtype != np.uint8:
+            raise DeployError(f"a picture of {obs.dtype}: expected uint8 from 0 to 255")
+        if wanted != "uint8" and not np.isfinite(obs).all():
+            raise DeployError("an observation with numbers that are not finite")
+        given = {
+            "observation": obs[None].astype(wanted),
+            "action": self._action,
+            "is_first": np.array([self._first]),
+            **self._memory,
+        }
+        found = self._session.run(None, {name: given[name] for name in self._takes})
+        by_name = dict(zip(self._gives, found, strict=True))
+        action = by_name["next_action"]
+        if not np.isfinite(action).all():
+            raise DeployError("the policy gives numbers that are not finite")
+        self._action, self._first = action, False
+        self._memory = {name: by_name[f"next_{name}"] for name in self._memory}
+        return action[0].copy()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command. task: another one with the same observations and actions. pace: wait for the clock, as
+    a robot does; false: as fast as it goes.
+    """
+
+    policy: Path
+    task: str | None = None
+    episodes: int = 3
+    seed: int = 0
+    pace: bool = True
+
+
+@dataclass(frozen=True)
+class Episode:
+    """How an episode went. seconds: (n,) that the policy thought in each step. late: steps whose action came after its
+    time.
+    """
+
+    seed: int
+    score: float
+    success: bool
+    seconds: np.ndarray
+    late: int
+
+
+def play(policy: Deployed, env: Any, seed: int, *, pace: bool) -> Episode:
+    """One episode in an environment, an action every ``card["dt"]`` seconds."""
+    dt = float(policy.card["dt"])
+    obs, info = env.reset(seed=seed)
+    policy.reset()
+    seconds: list[float] = []
+    late, over, due = 0, False, time.monotonic()
+    while not over:
+        begun = time.monotonic()
+        action = policy.act(obs)
+        seconds.append(time.monotonic() - begun)
+        obs, _, terminated, truncated, info = env.step(action)
+        over, due = bool(terminated or truncated), due + dt
+        left = due - time.monotonic()
+        late += left < 0
+        if pace and left > 0:
+            time.sleep(left)
+        elif left < 0:
+            due = time.monotonic()  # what is lost stays lost: no burst of actions to catch up
+    return Episode(seed, float(info["score"]), bool(info["success"]), np.array(seconds), late)
+
+
+def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
+    """Play the episodes and tell how they went. Raises DeployError, EnvError, UsageError."""
+    from demos import cli
+    from envs.make import make
+
+    stream = stream or sys.stdout
+    if options.episodes < 1 or options.seed < 0:
+        raise cli.UsageError("episodes must be at least 1, seed at least 0")
+    policy = Deployed.load(options.policy)
+    card, pictures = policy.card, policy.card["obs"]["key"] == "image"
+    task = options.task or card["task"]
+    env = make(task, "pixels" if pictures else "state", **(card["options"] if task == card["task"] else {}))
+    assert env.observation_space.shape is not None and env.action_space.shape is not None
+    here = list(env.observation_space.shape), env.action_space.shape[0]
+    if here != (card["obs"]["shape"], card["action"]["size"]):
+        env.close()
+        raise DeployError(f"task={task}: observations {here[0]} and {here[1]} numbers an action, the policy's differ")
+    found = []
+    for number in range(options.episodes):
+        one = play(policy, env, DEPLOY_SEEDS + options.seed + number, pace=options.pace)
+        found.append(one)
+        print(
+            f"episode {number + 1}/{options.episodes}: score {one.score:.4g}, "
+            f"{'success' if one.success else 'no success'}, {len(one.seconds)} steps, {one.late} late",
+            file=stream,
+            flush=True,
+        )
+    env.close()
+    thought = 1e3 * np.concatenate([one.seconds for one in found])
+    print(
+        f"{sum(one.success for one in found)} of {len(found)} episodes succeed, mean score "
+        f"{np.mean([one.score for one in found]):.4g}; the policy takes {np.median(thought):.2f} ms a step (99 %: "
+        f"{np.percentile(thought, 99):.2f}) of {1e3 * card['dt']:.0f}, {sum(one.late for one in found)} of "
+        f"{len(thought)} steps late",
+        file=stream,
+    )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    from demos import cli
+    from envs.errors import EnvError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(arguments):
+        print(USAGE)
+        return 0
+    try:
+        deploy(cli.parse(arguments, Options))
+    except (cli.UsageError, DeployError, EnvError, OSError) as error:
+        print(f"agent.deploy: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("agent.deploy: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""``python -m agent.export run=DIR out=POLICY``: a trained policy as a file that acts without torch.
+
+    POLICY/policy.onnx    one step: observation, last action and memory -> action and memory
+    POLICY/policy.json    card: what goes in and out, the pace, where it comes from, how well it was checked
+    POLICY/deploy.py      what runs it, for a machine without this project
+    POLICY/README.md      the same for people
+
+Memory (the recurrent latent of a world model of pixels) goes in and out explicitly, so that the
+graph itself has no state.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent import deploy
+from agent.deploy import CARD, FORMAT, GRAPH, Deployed
+from agent.finished import command, open_run, rebuild
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agent.agent import Agent
+
+USAGE = "python -m agent.export run=DIR out=POLICY [weights=last|best]"
+CHECKED = 20  # steps in which the file must act like the run
+TOLERANCE = 1e-3  # of actions in [-1, 1]
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command. weights: as `agent.evaluate`'s."""
+
+    run: Path
+    out: Path
+    weights: str = "last"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export one run. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    return command("agent.export", USAGE, export, Options, argv)
+
+
+def export(options: Options) -> Path:
+    """Write the folder; returns it.
+
+    Raises:
+        ConfigError, CheckpointError: no run, no checkpoint, the extra ``export`` is not installed, or the file does not
+        act like the run. EnvError: the task cannot run here. OSError, DemoError: the disk refuses.
+    """
+    from agent.build import ConfigError
+    from demos.dataset import write_atomic
+    from envs.make import make
+
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError(f"out={options.out}: is a file")
+    config, state = open_run(options.run, options.weights)
+    layout, task, obs = state["replay"]["layout"], config["task"], config["obs"]
+    agent = rebuild(options.run, config, state, layout["action_size"], tuple(layout["obs_shape"]), "cpu")
+    env = make(task["name"], "state", **task["options"])
+    card: dict[str, Any] = {
+        "format": FORMAT,
+        "task": task["name"],
+        "options": dict(task["options"]),
+        "obs": {"key": obs["key"], "shape": list(layout["obs_shape"]), "dtype": _dtype(obs["key"])},
+        "action": {"size": layout["action_size"], "low": -1.0, "high": 1.0},
+        "dt": env.dt,
+        "provenance": {
+            "run": options.run.resolve().name,
+            "weights": options.weights,
+            "method": config["algo"]["name"],
+            "size": config["size"]["name"],
+            "seed": config["seed"],
+            "step": int(state["step"]),
+            "updates": int(state["counters"]["updates"]),
+            "demonstrations": Path(str(config["demos"])).name,
+        },
+    }
+    env.close()
+    graph = convert(agent, card)
+    card["check"] = {"steps": CHECKED, "largest_difference": difference(agent, graph, card), "tolerance": TOLERANCE}
+    if not card["check"]["largest_difference"] <= TOLERANCE:
+        raise ConfigError(f"{options.out}: the file acts unlike the run (by {card['check']['largest_difference']:.2g})")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out / GRAPH, graph)
+    write_atomic(options.out / "deploy.py", Path(deploy.__file__).read_bytes())
+    write_atomic(options.out / "README.md", _readme(card, len(graph)).encode())
+    write_atomic(options.out / CARD, json.dumps(card, indent=1).encode())  # last: a folder with a card is complete
+    print(f"{options.out}: {len(graph) / 1e6:.1f} MB; acts like the run to {card['check']['largest_difference']:.1e}")
+    return options.out
+
+
+def _dtype(key: str) -> str:
+    return "uint8" if key == "image" else "float32"
+
+
+def memory(carry: Any) -> dict[str, Tensor]:
+    """The tensors of a world model's carry by name, without those that hold nothing."""
+    from models.latent import Latent
+
+    each = {f.name: getattr(carry, f.name) for f in fields(carry)} if isinstance(carry, Latent) else {"frames": carry}
+    return {name: value for name, value in each.items() if value.numel()}
+
+
+def convert(agent: Agent, card: dict[str, Any]) -> bytes:
+    """One acting step (``Agent.act`` with mode=True) of one robot as an ONNX graph.
+
+    Inputs: observation (1, ...), action (1, A) that led to it, is_first (1,) bool, memory_NAME (1, ...) each. Outputs:
+    next_action (1, A) in [-1, 1], next_memory_NAME. Raises ConfigError when the extra ``export`` is not installed.
+    """
+    import torch
+    from torch import nn
+
+    from agent.build import ConfigError
+    from models.latent import Latent
+
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'understudy[export]'") from error
+
+    world, actor = agent.acting
+    start: Any = world.initial(1)
+    parts = memory(start)
+
+    class Step(nn.Module):
+        """What the graph computes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.world, self.actor = world, actor
+
+        def forward(self, observation: Tensor, action: Tensor, is_first: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
+            now = dict(zip(parts, held, strict=True))
+            carry = replace(start, **now) if isinstance(start, Latent) else now.get("frames", start)
+            z, carry = self.world.filter(observation, action, is_first, carry, sample=False)
+            chosen = self.actor(z.feat).mode().clamp(-1, 1)
+            return (chosen, *(value for name, value in memory(carry).items() if name in parts))
+
+    given = (
+        torch.zeros(1, *card["obs"]["shape"], dtype=getattr(torch, card["obs"]["dtype"])),
+        torch.zeros(1, card["action"]["size"]),
+        torch.ones(1, dtype=torch.bool),
+        *parts.values(),
+    )
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            Step(),
+            given,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["observation", "action", "is_first", *(f"memory_{name}" for name in parts)],
+            output_names=["next_action", *(f"next_memory_{name}" for name in parts)],
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def difference(agent: Agent, graph: bytes, card: dict[str, Any]) -> float:
+    """The largest difference of actions between the graph and the run, each with its own memory, over a few steps of
+    random observations (within two standard deviations of what the run has normalised states by).
+    """
+    rng = np.random.default_rng(0)
+    deployed = Deployed(graph, card)
+    carry, action, worst = agent.world.initial(1), np.zeros((1, card["action"]["size"]), np.float32), 0.0
+    mean, std = (np.asarray(getattr(agent.world, n, x), np.float32) for n, x in (("mean", 0.0), ("std", 1.0)))
+    for step in range(CHECKED):
+        if card["obs"]["dtype"] == "uint8":
+            obs = rng.integers(0, 256, card["obs"]["shape"], np.uint8)
+        else:
+            size = card["obs"]["shape"][0]  # of a state with a flag for the absorbing one, the others
+            obs = mean.ravel()[:size] + std.ravel()[:size] * rng.uniform(-2, 2, size).astype(np.float32)
+            obs = obs.astype(np.float32)
+        action, carry = agent.act(obs[None], action, np.array([step == 0]), carry, mode=True)
+        worst = max(worst, float(np.abs(deployed.act(obs) - action[0]).max()))
+    return worst
+
+
+def _readme(card: dict[str, Any], size: int) -> str:
+    obs, made, options, check = (card[key] for key in ("obs", "provenance", "options", "check"))
+    shape = " x ".join(map(str, obs["shape"]))
+    return f"""# A policy for {card["task"]}
+
+Made by Understudy; {size / 1e6:.1f} MB. It needs onnxruntime and numpy, and always takes its most likely action.
+
+```python
+from deploy import Deployed  # deploy.py of this folder; with the project installed: agent.deploy
+
+policy = Deployed.load("POLICY")  # this folder
+policy.reset()                    # at the beginning of every episode
+action = policy.act(observation)  # every {card["dt"]:g} s: ({card["action"]["size"]},) float32 in [-1, 1]
+```
+
+`observation`: {shape} {obs["dtype"]} ({obs["key"]}), as the policy saw it in training: the same camera, size and
+order of numbers. Options of the task: {json.dumps(options) if options else "none"}.
+In {check["steps"]} steps its actions differed from the run's by at most {check["largest_difference"]:.1e}.
+
+| where it comes from | |
+|---|---|
+{chr(10).join(f"| {name} | {value} |" for name, value in made.items())}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

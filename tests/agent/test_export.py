@@ -1,0 +1,225 @@
+"""``python -m agent.export`` and ``agent.deploy``: a file that acts like the run, without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import deploy, export
+from agent.collect import play
+from agent.deploy import DEPLOY_SEEDS, Deployed, DeployError
+from agent.finished import open_run, restore
+from agent.monitor import EVAL_SEEDS
+from agent.record import RECORD_SEEDS
+from envs.make import make
+from tests.agent.runs import local, start
+
+# a recurrent latent, frames, a normalised state; and categorical latents
+RUNS = {
+    "rssm": ("algo=cmil", "obs=pixels"),
+    "categorical": ("algo=cmil", "obs=pixels", "world_model.latent=categorical"),
+    "frames": ("task=count", "algo=bc_cnn", "obs=pixels", "data.length=4"),
+    "state": ("algo=mm", "obs=state", "data.updates_per_step=0.2", "data.batch=8"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Path]]]:
+    """Of every kind a run of a few updates and its exported policy."""
+    root = tmp_path_factory.mktemp("export")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        local(patch)
+        for name, arguments in RUNS.items():
+            run, policy = root / name, root / f"{name}-policy"
+            start(run, "steps=30", "eval.episodes=1", *arguments)
+            assert export.main([f"run={run}", f"out={policy}"]) == 0
+            found[name] = run, policy
+    yield found
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_file_acts_like_the_run_through_whole_episodes(made: dict[str, tuple[Path, Path]], kind: str) -> None:
+    run, folder = made[kind]
+    config, state = open_run(run)
+    env = make(config["task"]["name"], config["obs"]["name"])
+    agent = restore(run, config, state, env, "cpu")
+    policy = Deployed.load(folder)
+    for seed in (3, 4):  # the second one begins with the memory of the first
+        policy.reset()
+        rows = list(play(agent, env, seed, mode=True))
+        actions = [policy.act(row.obs) for row in rows[:-1]]
+        np.testing.assert_allclose(actions, [row.action for row in rows[1:]], atol=1e-5)
+    assert np.ptp(actions) > 1e-3, "actions that differ, so that the comparison says something"
+
+
+def test_the_card_and_the_folder_say_what_is_needed(made: dict[str, tuple[Path, Path]]) -> None:
+    _, folder = made["rssm"]
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "deploy.py", "policy.json", "policy.onnx"]
+    card = json.loads((folder / "policy.json").read_text())
+    assert card["obs"] == {"key": "image", "shape": [64, 64, 3], "dtype": "uint8"}
+    assert card["action"] == {"size": 1, "low": -1.0, "high": 1.0} and card["dt"] == make("line", "state").dt
+    assert card["provenance"]["method"] == "cmil" and card["provenance"]["updates"] > 0
+    assert 0 <= card["check"]["largest_difference"] < 1e-5
+    assert "64 x 64 x 3 uint8" in (folder / "README.md").read_text()
+
+
+def test_it_runs_without_torch(made: dict[str, tuple[Path, Path]]) -> None:
+    program = "import sys; sys.modules['torch'] = None; from agent.deploy import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [f"policy={made['rssm'][1]}", "episodes=2", "pace=false"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *episodes, total = done.stdout.strip().splitlines()
+    assert len(episodes) == 2 and "of 2 episodes succeed" in total and "ms a step" in total
+
+
+def test_the_copy_beside_the_policy_works_without_the_project(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    folder = made["state"][1]
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "for name in ('torch', 'agent', 'envs', 'demos', 'models'): sys.modules[name] = None\n"
+        "import numpy; from deploy import Deployed\n"
+        "print(Deployed.load(sys.argv[1]).act(numpy.array([0.3], numpy.float32)).item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, cwd=tmp_path, env={}
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(Deployed.load(folder).act(np.array([0.3])).item(), abs=1e-6)
+
+
+def test_a_bad_observation_is_refused_and_forgotten(made: dict[str, tuple[Path, Path]]) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 64, 64, 3), np.uint8)
+    policy = Deployed.load(made["rssm"][1])
+    undisturbed = [policy.act(image) for image in images]
+    policy.reset()
+    found = []
+    for image in images:
+        for bad, said in ((image[None], "shape"), (image / 255.0, "uint8"), (image[:32], "shape")):
+            with pytest.raises(DeployError, match=said):
+                policy.act(bad)
+        found.append(policy.act(image))
+    assert np.array_equal(found, undisturbed)
+    with pytest.raises(DeployError, match="finite"):
+        Deployed.load(made["state"][1]).act(np.array([np.nan]))
+
+
+@pytest.mark.parametrize("defect", ["nowhere", "no card", "no graph", "truncated", "not JSON", "later format"])
+def test_folders_that_are_no_policy_are_told_in_one_line(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str], defect: str
+) -> None:
+    folder = tmp_path / "policy"
+    if defect != "nowhere":
+        folder.mkdir()
+        card, graph = ((made["state"][1] / name).read_bytes() for name in ("policy.json", "policy.onnx"))
+        changed = {"not JSON": b"{", "later format": card.replace(b'"format": 1', b'"format": 2')}.get(defect, card)
+        if defect != "no card":
+            (folder / "policy.json").write_bytes(changed)
+        if defect != "no graph":
+            (folder / "policy.onnx").write_bytes(graph[: len(graph) // 2] if defect == "truncated" else graph)
+    assert deploy.main([f"policy={folder}"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("agent.deploy: ") and "\n" not in said
+
+
+def test_bad_arguments_of_both_are_one_line(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = made["state"]
+    for program, argument, said in (
+        (deploy, "episode=3", "episodes"),
+        (deploy, "episodes=0", "episodes"),
+        (deploy, "task=hopper", "observations"),
+        (export, "weight=best", "weights"),
+        (export, "weights=middle", "last"),
+        (export, f"out={__file__}", "is a file"),
+    ):
+        own = [f"policy={folder}"] if program is deploy else [f"run={run}", *([] if "out=" in argument else ["out=x"])]
+        assert program.main([*own, argument]) == 1
+        assert said in capsys.readouterr().err
+    assert export.main([f"run={tmp_path / 'none'}", f"out={tmp_path / 'policy'}"]) == 1
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_file_that_acts_unlike_the_run_is_not_written(
+    made: dict[str, tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    act = Deployed.act
+    monkeypatch.setattr(Deployed, "act", lambda self, obs: act(self, obs) + 0.01)
+    out = tmp_path / "policy"
+    assert export.main([f"run={made['state'][0]}", f"out={out}"]) == 1
+    assert "acts unlike the run (by 0.01)" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_without_their_libraries_both_say_what_to_install(
+    made: dict[str, tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, folder = made["state"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert export.main([f"run={run}", f"out={tmp_path / 'policy'}"]) == 1
+    assert "pip install 'understudy[export]'" in capsys.readouterr().err
+    assert deploy.main([f"policy={folder}"]) == 1
+    assert "pip install 'understudy[deploy]'" in capsys.readouterr().err
+
+
+class Clock:
+    """Time that passes only where it is spent."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_actions_come_at_the_pace_and_late_ones_are_counted(
+    made: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, times, policy, env = Clock(), [], Deployed.load(made["state"][1]), make("line", "state")
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    act = policy.act
+
+    def slow(obs: np.ndarray) -> np.ndarray:
+        clock.now += 0.12 if len(times) == 3 else 0.01  # dt is 0.05
+        times.append(clock.now)
+        return act(obs)
+
+    monkeypatch.setattr(policy, "act", slow)
+    episode = deploy.play(policy, env, 0, pace=True)
+    gaps = np.diff(times)
+    assert episode.late == 1 and len(times) == env.horizon
+    assert gaps[:2] == pytest.approx(0.05) and gaps[2] == pytest.approx(0.16)
+    assert gaps[3] == pytest.approx(0.01), "the next one at once"
+    assert gaps[4:] == pytest.approx(0.05), "and then at the pace again, without a burst"
+    times.clear()
+    assert deploy.play(policy, env, 0, pace=False).score == episode.score
+    assert times[-1] - times[0] < 30 * 0.05 / 2
+
+
+def test_its_seeds_are_no_others(made: dict[str, tuple[Path, Path]]) -> None:
+    found: list[Any] = deploy.deploy(deploy.Options(made["state"][1], episodes=2, seed=5, pace=False), io.StringIO())
+    assert [one.seed for one in found] == [DEPLOY_SEEDS + 5, DEPLOY_SEEDS + 6]
+    assert DEPLOY_SEEDS > RECORD_SEEDS > EVAL_SEEDS
