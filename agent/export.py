@@ -58,7 +58,7 @@ def export(options: Options) -> Path:
         ConfigError, CheckpointError: no run, no checkpoint, the extra ``export`` is not installed, or the file does not
         act like the run. EnvError: the task cannot run here. OSError, DemoError: the disk refuses.
     """
-    from agent.build import ConfigError
+    from agent.build import ConfigError, pick_device
     from demos.dataset import write_atomic
     from envs.make import make
 
@@ -66,7 +66,7 @@ def export(options: Options) -> Path:
         raise ConfigError(f"out={options.out}: is a file")
     config, state = open_run(options.run, options.weights)
     layout, task, obs = state["replay"]["layout"], config["task"], config["obs"]
-    agent = rebuild(options.run, config, state, layout["action_size"], tuple(layout["obs_shape"]), "cpu")
+    agent = rebuild(options.run, config, state, layout["action_size"], tuple(layout["obs_shape"]), pick_device("cpu"))
     env = make(task["name"], "state", **task["options"])
     card: dict[str, Any] = {
         "format": FORMAT,

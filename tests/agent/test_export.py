@@ -25,7 +25,7 @@ from tests.agent.runs import local, start
 
 # a recurrent latent, frames, a normalised state; and categorical latents
 RUNS = {
-    "rssm": ("algo=cmil", "obs=pixels"),
+    "rssm": ("algo=cmil", "obs=pixels", "data.bf16=auto"),
     "categorical": ("algo=cmil", "obs=pixels", "world_model.latent=categorical"),
     "frames": ("task=count", "algo=bc_cnn", "obs=pixels", "data.length=4"),
     "state": ("algo=mm", "obs=state", "data.updates_per_step=0.2", "data.batch=8"),
