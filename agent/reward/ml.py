@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import RewardNet
+from models.reward_net import RewardNet, interpolates
 
 INPUTS = ("state_action", "state")
 WEIGHTINGS = ("discounted", "sum", "mean")
@@ -26,6 +26,9 @@ class MLReward(RewardLearner):
     """r_theta(s, a), or r_theta(s), by gradient ascent on the likelihood of demonstrations (thesis, Lemmas 1, 10):
 
         L = -( E_E[sum_t w_t r_theta(s_t, a_t)] - E_pi[sum_t w_t r_theta(s_t, a_t)] ),     w_t = (1 - gamma) gamma^t
+
+    to which ``lipschitz`` adds a regulariser: gp_weight E (||grad_x r_theta|| - lipschitz)_+^2 between pairs of both
+    kinds, without which two sets of pairs that differ are told apart at the bound of the reward, however near they are.
 
     Sums end where an episode terminates. The policy is soft-optimal at its own temperature tau: what is identified is
     the reward divided by tau.
@@ -47,8 +50,11 @@ class MLReward(RewardLearner):
         weighting: str,
         gamma: float,
         policy_data: str = "fresh",
+        lipschitz: float = 0.0,
+        gp_weight: float = 10.0,
     ) -> None:
-        """gamma: the policy's discount. weighting: see ``weights``. clamp: soft, hard or none, at +-bound.
+        """gamma: the policy's discount. weighting: see ``weights``. clamp: soft, hard or none, at +-bound. lipschitz:
+        steepness of the reward that costs nothing yet; 0: any.
 
         Raises ValueError on bad options.
         """
@@ -65,6 +71,7 @@ class MLReward(RewardLearner):
         self.net = RewardNet(feat if self.state_only else feat + action, hidden=hidden, layers=layers, act=act)
         self.clamp, self.bound = CLAMPS[clamp], bound
         self.weighting, self.gamma, self.policy_data = weighting, gamma, policy_data
+        self.lipschitz, self.gp_weight = lipschitz, gp_weight
 
     def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool) -> Tensor:
         """[s, a] (..., F + A), or s alone; likelihood knows no input noise."""
@@ -92,10 +99,19 @@ class MLReward(RewardLearner):
         """expert (n, X), policy (m, X) and the weights (n,), (m,) with which rewards are added up -> terms, metrics."""
         r_expert, r_policy = self.reward(expert.detach()), self.reward(policy.detach())
         sums = (r_expert * expert_weight).sum(), (r_policy * policy_weight).sum()
-        return Losses(likelihood=sums[1] - sums[0]), {
+        losses = Losses(likelihood=sums[1] - sums[0])
+        if self.lipschitz > 0:
+            losses["gp"] = self.gp_weight * self._steepness(expert.detach(), policy.detach())
+        return losses, {
             "sum_expert": sums[0].detach(),
             "sum_policy": sums[1].detach(),
             "gap": (sums[0] - sums[1]).detach(),
             # reward and temperature are one estimate (algorithms 2.5): this belongs beside the policy's temperature
             "std": torch.cat([r_expert, r_policy]).std().detach(),
         }
+
+    def _steepness(self, expert: Tensor, policy: Tensor) -> Tensor:
+        """E (||grad_x r|| - lipschitz)_+^2 on interpolates."""
+        x, _ = interpolates(expert, policy)
+        (grad,) = torch.autograd.grad(self.reward(x).sum(), x, create_graph=True)
+        return (torch.sqrt(grad.square().sum(-1) + 1e-12) - self.lipschitz).clamp_min(0).square().mean()

@@ -51,6 +51,24 @@ def test_loss_is_the_policys_sum_less_the_experts() -> None:
     torch.testing.assert_close(short, v[0] * reward.reward(y[:1])[0] - expert)
 
 
+def test_a_steep_reward_costs_what_is_above_the_limit() -> None:
+    """Closed form: between two points a linear reward is as steep as its weights are long."""
+    reward = make(lipschitz=0.5, gp_weight=3.0, clamp="none", layers=0)
+    weight = torch.zeros(F + A)
+    weight[0], weight[3] = 1.2, 1.6
+    with torch.no_grad():
+        reward.net.net[-1].weight.copy_(weight[None])
+    x, y, ones = numbers(4, F + A), numbers(4, F + A, seed=1), torch.ones(4)
+    losses, _ = reward.loss(x, y, ones, ones)
+    assert losses["gp"].item() == pytest.approx(3.0 * (2.0 - 0.5) ** 2, rel=1e-5)
+    losses["gp"].backward()
+    slope = reward.net.net[-1].weight.grad
+    assert slope is not None
+    torch.testing.assert_close(slope[0], 3.0 * 2 * (2.0 - 0.5) * weight / 2.0)
+    assert make(lipschitz=2.5, clamp="none", layers=0).loss(x, y, ones, ones)[0]["gp"].item() == 0.0
+    assert "gp" not in make().loss(x, y, ones, ones)[0]
+
+
 def test_rewards_are_bounded_and_only_a_hard_bound_has_no_gradient() -> None:
     far = 1e4 * numbers(50, F + A).abs()
     for clamp, bounded, gradient in (("soft", True, False), ("hard", True, False), ("none", False, True)):
