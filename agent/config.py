@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path")
 # Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
 _LEAST = {
     "seed": 0,
+    "steps": 0,
+    "minutes": 0,
+    "threads": 0,
+    "ema": 0,
     "n_demos": 1,
     "log_every": 1,
     "eval.every": 1,
@@ -43,6 +48,8 @@ _LEAST = {
     "policy.horizon": 2,
     "reward.past": 1,
 }
+_MOST = {"ema": 1}  # the same at the other end
+_OPTIONAL = ("n_demos",)  # numbers that may be null
 _NOT_IDENTITY = (
     "run",
     "init",
@@ -61,6 +68,16 @@ _NOT_IDENTITY = (
     "graph",
 )
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
+
+
+def usage() -> str:
+    """What the command line takes: the choices of each group, and the commented keys of configs/train.yaml."""
+    lines = ["python -m agent.train KEY=VALUE ...", ""]
+    for group in ("task", "obs", "algo", "size"):
+        names = sorted(p.stem for p in (CONFIGS / group).glob("[!_]*.yaml"))
+        lines += textwrap.wrap(f"{group}: {', '.join(names)}", 118, subsequent_indent="    ")
+    keys = (CONFIGS / "train.yaml").read_text().split("\n\n", 1)[1]
+    return "\n".join([*lines, "", keys.rstrip(), "", f"Keys of the parts: {CONFIGS}/{{{','.join(GROUPS)}}}/*.yaml"])
 
 
 def _keys(node: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -96,7 +113,7 @@ def _check_value(key: str, value: Any, default: Any) -> None:
     numeric = number(default) or (default is None and value is not None and key not in _PATHS)
     kinds: dict[str, bool] = {
         "true or false": isinstance(default, bool) and not isinstance(value, bool),
-        "a number": numeric and not number(value),
+        "a number": numeric and not number(value) and not (value is None and key in _OPTIONAL),
         "a whole number": isinstance(default, int) and isinstance(value, float) and not value.is_integer(),
         "a word": isinstance(default, str) and default != "auto" and not isinstance(value, str),
         "a list": isinstance(default, list) and not isinstance(value, list),
@@ -171,11 +188,17 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             found = found.get(part) if isinstance(found, dict) else None
         if found is not None and found < least:
             raise ConfigError(f"{key}={found}: expected at least {least}")
+        if found is not None and found > _MOST.get(key, found):
+            raise ConfigError(f"{key}={found}: expected at most {_MOST[key]}")
+    for name, optimiser in resolved["optim"].items():
+        if not optimiser["lr"] > 0:
+            raise ConfigError(f"optim.{name}.lr={optimiser['lr']}: expected more than 0")
     return {str(k): v for k, v in resolved.items()}, note
 
 
 def _line(error: Exception) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r" To append to your config use \+\S+", "", text)  # no key is added here
     return re.sub(r" See https?://\S+ for details", "", text)
 
 

@@ -193,9 +193,12 @@ def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
-    from demos import cli
-    from envs.errors import EnvError
-
+    try:
+        from demos import cli
+        from envs.errors import EnvError
+    except ImportError:
+        print("deploy: the command plays in the project's simulators; without the project import Deployed from here")
+        return 1
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help", "help"} & set(arguments):
         print(USAGE)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from agent.collect import Trace
 
 USAGE = (
-    "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=2] [videos=true] [mode=both|mode|sampled] "
-    "[weights=last|best]"
+    "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=one a core] [videos=true] "
+    "[mode=both|mode|sampled] [weights=last|best] [device=auto]"
 )
 REPORT = {"last": "eval.json", "best": "eval-best.json"}
 KINDS = {"both": (("mode", True), ("sampled", False)), "mode": (("mode", True),), "sampled": (("sampled", False),)}
@@ -221,7 +221,10 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
 
     results, subtasks = report["results"], report["subtasks"]
     at, n = report["checkpoint"], report["episodes"]
-    table = Table(title=f"{report['config']}, step {at['step']}, {at['updates']} updates: {n} episodes", min_width=60)
+    kept = "" if at["weights"] == "last" else f", {at['weights']} weights"
+    table = Table(
+        title=f"{report['config']}{kept}, step {at['step']}, {at['updates']} updates: {n} episodes", min_width=60
+    )
     table.add_column("mean and 95 % interval")
     for name in results:
         table.add_column(name, justify="right")

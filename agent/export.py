@@ -11,6 +11,7 @@ graph itself has no state.
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
@@ -24,6 +25,7 @@ import numpy as np
 
 from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
+from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild
 
 if TYPE_CHECKING:
@@ -65,16 +67,21 @@ def export(options: Options) -> Path:
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"out={options.out}: is a file")
     config, state = open_run(options.run, options.weights)
-    layout, task, obs = state["replay"]["layout"], config["task"], config["obs"]
-    agent = rebuild(options.run, config, state, layout["action_size"], tuple(layout["obs_shape"]), pick_device("cpu"))
-    env = make(task["name"], "state", **task["options"])
+    task, obs = config["task"], config["obs"]
+    env = make(task["name"], "state", **task["options"])  # without pictures: nothing has to be drawn here
+    assert env.observation_space.shape is not None and env.action_space.shape is not None
+    shape = (64, 64, 3) if obs["key"] == "image" else env.observation_space.shape
+    actions = env.action_space.shape[0]
+    agent = rebuild(options.run, config, state, actions, shape, pick_device("cpu"))
     card: dict[str, Any] = {
         "format": FORMAT,
         "task": task["name"],
         "options": dict(task["options"]),
-        "obs": {"key": obs["key"], "shape": list(layout["obs_shape"]), "dtype": _dtype(obs["key"])},
-        "action": {"size": layout["action_size"], "low": -1.0, "high": 1.0},
+        "description": _paragraph(env.unwrapped),
+        "obs": {"key": obs["key"], "shape": list(shape), "dtype": "uint8" if obs["key"] == "image" else "float32"},
+        "action": {"size": actions, "low": -1.0, "high": 1.0},
         "dt": env.dt,
+        "evaluation": _evaluation(options, int(state["step"])),
         "provenance": {
             "run": options.run.resolve().name,
             "weights": options.weights,
@@ -100,8 +107,21 @@ def export(options: Options) -> Path:
     return options.out
 
 
-def _dtype(key: str) -> str:
-    return "uint8" if key == "image" else "float32"
+def _paragraph(env: Any) -> str:
+    """What the task says of itself: of its robot, its actions and their pace."""
+    return " ".join((inspect.getdoc(type(env)) or "").split("\n\n")[0].split())
+
+
+def _evaluation(options: Options, step: int) -> dict[str, Any] | None:
+    """What `agent.evaluate` found of the most likely actions of these very weights, if it has looked."""
+    try:
+        report = json.loads((options.run / REPORT[options.weights]).read_text())
+        mode = report["results"]["mode"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if report["checkpoint"]["step"] != step:
+        return None
+    return {"episodes": report["episodes"], "success": mode["success"], "score": mode["score"]}
 
 
 def memory(carry: Any) -> dict[str, Tensor]:
@@ -190,12 +210,22 @@ def difference(agent: Agent, graph: bytes, card: dict[str, Any]) -> float:
     return worst
 
 
+def _told(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return "How well it does was not measured: `python -m agent.evaluate`, then export it again."
+    rate, score = ("{:.2f} [{:.2f}, {:.2f}]".format(*evaluation[key]) for key in ("success", "score"))
+    return f"In {evaluation['episodes']} simulated episodes: success {rate}, score {score} (mean, 95 % interval)."
+
+
 def _readme(card: dict[str, Any], size: int) -> str:
     obs, made, options, check = (card[key] for key in ("obs", "provenance", "options", "check"))
     shape = " x ".join(map(str, obs["shape"]))
     return f"""# A policy for {card["task"]}
 
+{card["description"]}
+
 Made by Understudy; {size / 1e6:.1f} MB. It needs onnxruntime and numpy, and always takes its most likely action.
+{_told(card["evaluation"])}
 
 ```python
 from deploy import Deployed  # deploy.py of this folder; with the project installed: agent.deploy

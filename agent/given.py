@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +30,23 @@ class Spaces(NamedTuple):
 @dataclass(frozen=True)
 class Given:
     """demos: demonstrations. recorded: transitions of any quality, for methods that learn from them. comparisons: of
-    segments, for rewards that preferences teach.
+    segments, for rewards that preferences teach. more: there are further demonstrations than ``n_demos`` asks for.
     """
 
     demos: list[Episode]
     recorded: list[Episode]
     like: Spaces
     comparisons: Comparisons | None = None
+    more: bool = False
+
+    def checksums(self) -> dict[str, str]:
+        """Of the demonstrations and of the recorded transitions, where there are some: a resumed run needs the same."""
+        kinds = {"demos_sha256": self.demos, "dataset_sha256": self.recorded}
+        return {
+            name: hashlib.sha256("".join(map(dataset.checksum, episodes)).encode()).hexdigest()[:16]
+            for name, episodes in kinds.items()
+            if episodes
+        }
 
     @property
     def rows(self) -> int:
@@ -53,13 +64,15 @@ def gather(config: Mapping[str, Any]) -> Given:
         source = dataset.shipped(task) if config["demos"] == "shipped" else Path(config["demos"])
         options = config["task"]["options"]
         try:
-            demos = dataset.load(source, task=task, limit=config["n_demos"], obs_keys=(obs,), options=options)
+            limit = None if config["n_demos"] is None else config["n_demos"] + 1
+            demos = dataset.load(source, task=task, limit=limit, obs_keys=(obs,), options=options)
         except dataset.DemoError as error:
             hint = "; if another task's are meant (data transfer): demos_task=TASK" if error.key == "task" else ""
             raise dataset.DemoError(error.path, error.key, error.reason + hint) from error
+    kept = demos[: config["n_demos"]]
     recorded = _recorded(config)
-    like = _spaces(config, demos, recorded)
-    return Given(demos, recorded, like, _comparisons(config, like))
+    like = _spaces(config, kept, recorded)
+    return Given(kept, recorded, like, _comparisons(config, like), more=len(demos) > len(kept))
 
 
 def _recorded(config: Mapping[str, Any]) -> list[Episode]:

@@ -29,7 +29,7 @@ from envs.episode import Episode, EpisodeBuilder
 
 USAGE = (
     "python -m agent.record run=DIR out=FOLDER|FILE.hdf5 [episodes=10] [steps=none] [source=policy|replay] [seed=0] "
-    "[sampled=false] [min_score=none] [weights=last|best] [device=auto]"
+    "[sampled=false] [min_score=none] [force=false] [weights=last|best] [device=auto]"
 )
 RECORD_SEEDS = 3 << 29  # above training's and evaluation's
 SOURCES = ("policy", "replay")
@@ -38,7 +38,8 @@ SOURCES = ("policy", "replay")
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command. steps: whole episodes of so many steps together, instead of a number of episodes.
-    min_score: keep only episodes that score at least this. weights: as `agent.evaluate`'s.
+    min_score: keep only episodes that score at least this. force: replace what ``out`` holds. weights: as
+    `agent.evaluate`'s.
     """
 
     run: Path
@@ -49,6 +50,7 @@ class Options:
     seed: int = 0
     sampled: bool = False
     min_score: float | None = None
+    force: bool = False
     weights: str = "last"
     device: str = "auto"
 
@@ -75,6 +77,9 @@ def record(options: Options) -> list[Path]:
     joint = options.out.suffix == d4rl.SUFFIX
     if joint and config["obs"]["key"] != "state":
         raise ConfigError(f"out={options.out}: D4RL's layout holds states, this run has obs={config['obs']['name']}")
+    taken = [options.out] if options.out.is_file() else sorted(options.out.glob("*.npz"))
+    if taken and not options.force:
+        raise ConfigError(f"out={options.out}: holds episodes already ({taken[0].name}); force=true replaces them")
     if options.source == "replay":
         if not joint:
             raise ConfigError(f"source=replay: out must name a {d4rl.SUFFIX} file")
@@ -83,6 +88,8 @@ def record(options: Options) -> list[Path]:
             raise ConfigError("source=replay is all that the run has collected: no sampled, steps, min_score, weights")
         return [_join(options.out, list(collected(options.run, config, state)))]
     (options.out.parent if joint else options.out).mkdir(parents=True, exist_ok=True)
+    for path in taken if not joint else ():
+        path.unlink()
     written: list[Path] = []
     kept: list[Episode] = []
     for episode in _good(options, config, state):

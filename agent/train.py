@@ -32,8 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from envs.make import EnvError
     from envs.rendering import RenderingError
 
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(arguments):
+        from agent.config import usage
+
+        print(usage())
+        return 0
     try:
-        return run(list(sys.argv[1:] if argv is None else argv))
+        return run(arguments)
     except (
         ConfigError,
         CheckpointError,
@@ -71,6 +77,7 @@ def run(overrides: list[str]) -> int:
     if (told := given.comparisons) is not None:
         agent.reward.take(told.obs, told.action, told.label, device)
         config["preferences_sha256"] = told.checksum()  # no checkpoint holds them: a resumed run needs the same ones
+    config |= given.checksums()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         return _train(config, note, folder, agent, given)
@@ -139,7 +146,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
                 f"{envs.observation_space.shape} and {envs.action_space.shape[0]}: they are of another version of it"
             )
         trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
-        begun = _resumed(trainer, state is not None)
+        begun = _resumed(trainer, state is not None, given.more)
         for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun)):
             logger.note(text)
 
@@ -157,6 +164,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
             replay.close()
         if trainer.stop:
             logger.note(f"stopped and saved at {_counts(trainer)}; the same command continues this run")
+        else:
+            logger.note(f"done at {_counts(trainer)}; next: python -m agent.evaluate run={folder}")
     plots.curves(folder)
     plots.theorem2(folder)
     return 130 if trainer.stop else 0
@@ -200,13 +209,16 @@ def load_weights(agent: Any, source: Path) -> str:
     return f"init: {taken} of {total} tensors from {source}"
 
 
-def _resumed(trainer: Any, resumed: bool) -> str:
-    given = f"{len(trainer.demos)} demonstrations"
+def _resumed(trainer: Any, resumed: bool, more: bool) -> str:
+    given = f"{len(trainer.demos)} demonstrations" + (" (there are more: n_demos=null takes all)" if more else "")
     if trainer.dataset:
         given += f", {sum(e.steps for e in trainer.dataset)} recorded transitions"
     if getattr(trainer.agent.reward, "told", None) is not None:
         given += f", {len(trainer.agent.reward.told.label)} comparisons"
-    return f"resumed at {_counts(trainer)}" if resumed else f"new run: {given}, device {trainer.agent.device}"
+    if not resumed:
+        return f"new run: {given}, device {trainer.agent.device}"
+    complete = trainer.finished and trainer.counters["pending"] < 1
+    return f"resumed at {_counts(trainer)}" + (": complete; a larger steps= (or minutes=) goes on" if complete else "")
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -174,7 +174,9 @@ class Trainer:
         minutes = self.config["minutes"]
         return minutes is not None and self.seconds >= 60 * minutes
 
-    def _finished(self) -> bool:
+    @property
+    def finished(self) -> bool:
+        """Whether steps, minutes or the score wanted are reached."""
         return self.step >= self.config["steps"] or self._out_of_time() or self._good_enough()
 
     def _good_enough(self) -> bool:
@@ -189,7 +191,7 @@ class Trainer:
             for number, stage in enumerate(self.data["stages"]):
                 self._stage(number, stage)
         # updates that collected steps have paid for come first, also when a resume finds them half done
-        while not self.stop and (self.counters["pending"] >= 1 or not self._finished()):
+        while not self.stop and (self.counters["pending"] >= 1 or not self.finished):
             if self.counters["pending"] < 1:
                 if self.counters["next_eval"] <= self.step:
                     self._evaluate()

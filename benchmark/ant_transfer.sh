@@ -14,7 +14,7 @@ evaluate() { python -m agent.evaluate run="$1" episodes=20 seed=1000; }
 
 # the expert, and the one trajectory that all learn from; SAC on the true reward in the other ant, to compare with
 train task=ant-custom algo=expert run="$out/expert"
-python -m agent.record run="$out/expert" out="$out/demos" episodes=1 sampled=true
+python -m agent.record run="$out/expert" out="$out/demos" episodes=1 sampled=true force=true
 train task=ant-disabled algo=expert run="$out/truth"
 evaluate "$out/expert"
 evaluate "$out/truth"

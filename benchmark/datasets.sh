@@ -22,7 +22,7 @@ train() {
   python -m agent.train task="$task" obs=state algo=expert size="${SIZE:-small}" seed="$seed" threads=1 device=cpu \
     steps="$steps" eval.every="$every" run="$out/run" "$@"
 }
-record() { python -m agent.record run="$out/run" device=cpu seed="$seed" "$@"; }
+record() { python -m agent.record run="$out/run" device=cpu seed="$seed" force=true "$@"; }
 
 if [ ! -f "$out/medium/$task-medium.hdf5" ]; then # otherwise the run has gone on since
   train eval.stop_at="$medium"

@@ -81,6 +81,9 @@ def side_by_side() -> np.ndarray:
 
 def main(arguments: list[str]) -> None:
     """Run from key=value arguments; EnvError for an unknown one."""
+    if {"-h", "--help", "help"} & set(arguments):
+        print("python -m benchmark.render [seconds=2] [picture=FILE.png]")
+        return
     options = {"seconds": "2", "picture": ""}
     for argument in arguments:
         key, _, value = argument.partition("=")

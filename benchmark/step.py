@@ -31,6 +31,9 @@ def random_chunk(batch: int, length: int, action: int, device: torch.device, exp
 def main(argv: list[str] | None = None) -> None:
     """Time full updates on random data, after warm-up updates: memory grows during the first."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(args):
+        print("python -m benchmark.step [size=small] [updates=3] [any key of agent.train]")
+        return
     updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))
     config, note = load_config([a for a in args if not a.startswith("updates=")])
     device = pick_device(config["device"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from demos.errors import DemoError
-from envs.errors import nearest
+from envs.errors import EnvError, nearest
 
 Options = TypeVar("Options")
 
@@ -66,7 +66,8 @@ def run(
     """The frame of a program: parse, do `body`, return the exit code.
 
     Returns:
-        0 on success and for ``--help``; 1 after printing one line on standard error for UsageError or DemoError.
+        0 on success and for ``--help``; 1 after printing one line on standard error for UsageError, DemoError or
+        EnvError; 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help", "help"} & set(arguments):
@@ -77,9 +78,12 @@ def run(
     except UsageError as error:
         print(f"{error} (usage: {usage.splitlines()[0]})", file=sys.stderr)
         return 1
-    except DemoError as error:
+    except (DemoError, EnvError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        return 130
     return 0
 
 

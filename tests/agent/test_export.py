@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent import deploy, export
+from agent import deploy, evaluate, export
 from agent.collect import play
 from agent.deploy import DEPLOY_SEEDS, Deployed, DeployError
 from agent.finished import open_run, restore
@@ -25,9 +25,9 @@ from tests.agent.runs import local, start
 
 # a recurrent latent, frames, a normalised state; and categorical latents
 RUNS = {
-    "rssm": ("algo=cmil", "obs=pixels", "data.bf16=auto"),
+    "rssm": ("algo=cmil", "obs=pixels"),
     "categorical": ("algo=cmil", "obs=pixels", "world_model.latent=categorical"),
-    "frames": ("task=count", "algo=bc_cnn", "obs=pixels", "data.length=4"),
+    "frames": ("task=count", "algo=bc_cnn", "obs=pixels", "data.length=4", "optim.actor.lr=1e-6"),
     "state": ("algo=mm", "obs=state", "data.updates_per_step=0.2", "data.batch=8"),
 }
 
@@ -71,6 +71,26 @@ def test_the_card_and_the_folder_say_what_is_needed(made: dict[str, tuple[Path, 
     assert card["provenance"]["method"] == "cmil" and card["provenance"]["updates"] > 0
     assert 0 <= card["check"]["largest_difference"] < 1e-5
     assert "64 x 64 x 3 uint8" in (folder / "README.md").read_text()
+
+
+def test_the_best_weights_are_exported_and_what_was_measured_of_them_is_told(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    run, folder = made["state"]
+    assert json.loads((folder / "policy.json").read_text())["evaluation"] is None
+    assert evaluate.main([f"run={run}", "episodes=2", "envs=1", "weights=best"]) == 0
+    out = tmp_path / "best"
+    assert export.main([f"run={run}", f"out={out}", "weights=best"]) == 0
+    card = json.loads((out / "policy.json").read_text())
+    report = json.loads((run / "eval-best.json").read_text())
+    assert card["provenance"]["weights"] == "best"
+    assert card["evaluation"] == {"episodes": 2, **{k: report["results"]["mode"][k] for k in ("success", "score")}}
+    assert "In 2 simulated episodes" in (out / "README.md").read_text()
+    assert card["description"].startswith("A point on [-1, 1] moves by 0.1 a per step")
+    report["checkpoint"]["step"] += 1
+    (run / "eval-best.json").write_text(json.dumps(report))
+    assert export.main([f"run={run}", f"out={out}", "weights=best"]) == 0
+    assert json.loads((out / "policy.json").read_text())["evaluation"] is None, "of other weights"
 
 
 def test_it_runs_without_torch(made: dict[str, tuple[Path, Path]]) -> None:

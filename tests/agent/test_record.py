@@ -115,6 +115,21 @@ def test_mistakes_are_named_in_one_line(run: Path, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_there_already_is_not_replaced_unasked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "demos", tmp_path / "set.hdf5"
+    common = [f"run={run}", "device=cpu"]
+    for out in (folder, file):
+        assert record.main([*common, f"out={out}", "episodes=2"]) == 0
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        assert "force=true replaces them" in refused(capsys, *common, f"out={out}", "episodes=1", "seed=9")
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert record.main([*common, f"out={folder}", "episodes=1", "seed=9", "force=true"]) == 0
+    (only,) = dataset.load(folder, task="line", obs_keys=("state",))
+    assert only.meta["seed"] == RECORD_SEEDS + 9, "none of the old ones is left among the new"
+
+
 def test_seeds_are_those_of_nobody_else() -> None:
     assert RECORD_SEEDS >= EVAL_SEEDS + (1 << 29), "half of the seeds above training's are left to evaluation"
     assert RECORD_SEEDS + (1 << 20) < 1 << 31

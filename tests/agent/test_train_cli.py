@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from agent import train
+from agent.config import read_config
 from tests.agent.runs import TINY, assert_same, lines, local, moments, overrides, start, state
 
 # with stages and videos; a cycle of every other method is in test_algorithms
@@ -127,6 +129,12 @@ def test_state_observations_are_refused_in_words(tmp_path: Path, capsys: pytest.
         ("data.envs=0", "data.envs=0: expected at least 1"),
         ("data.sample_by=rows", "data.sample_by: 'rows' is none of episode, row"),
         ("n_demos=0", "n_demos=0: expected at least 1"),
+        ("steps=-5", "steps=-5: expected at least 0"),
+        ("minutes=-1", "minutes=-1: expected at least 0"),
+        ("threads=-1", "threads=-1: expected at least 0"),
+        ("ema=2", "ema=2: expected at most 1"),
+        ("optim.actor.lr=-1", "optim.actor.lr=-1: expected more than 0"),
+        ("task.options={foo:1}", "Could not override 'task.options'."),
         ("data.capacity=50", "replay: an episode of 31 rows does not fit"),
         ("data.budget_gb=0.001", "more than the budget of 0.001 GiB"),
     ],
@@ -170,6 +178,53 @@ def test_a_checkpoint_of_another_configuration_is_refused_naming_the_keys(
     assert 'algo.name: saved "cmil", now "vmail"' in told
     changed = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert {path.name for path in changed} <= {"lock"}, "a refused command changes nothing"
+
+
+def test_a_run_goes_on_with_its_own_demonstrations_only(
+    run_dir: Path, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    files = sorted((root / "demos" / "line").glob("*.npz"))
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    for folder, chosen in ((mine, files[:3]), (others, files[1:4])):
+        folder.mkdir()
+        for file in chosen:
+            shutil.copy(file, folder)
+    bc = ("algo=bc", "obs=state", "data.batch=4", "data.length=2", "eval.every=4")
+    start(run_dir, *bc, f"demos={mine}", "steps=4")
+    told = refused(capsys, *overrides(run_dir, *bc, f"demos={others}", "steps=8"))
+    assert "demos_sha256: saved" in told
+    assert read_config(run_dir / "config.yaml")["demos"] == str(mine)
+    mine.rename(tmp_path / "moved")
+    start(run_dir, *bc, f"demos={tmp_path / 'moved'}", "steps=8")
+    assert state(run_dir)["counters"]["updates"] == 8, "the same ones may lie elsewhere"
+
+
+def test_how_many_demonstrations_are_used_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    local(monkeypatch)
+    there = len(list((root / "demos" / "line").glob("*.npz")))
+    bc = ("algo=bc", "obs=state", "data.batch=4", "data.length=2", "eval.every=2", "steps=2", "quiet=false")
+    said = {}
+    for number in ("2", str(there), "null"):
+        folder = tmp_path / number
+        start(folder, *bc, f"n_demos={number}")
+        said[number] = "".join(capsys.readouterr())
+        assert f"next: python -m agent.evaluate run={folder}" in said[number].replace("\n", "")
+    assert "2 demonstrations (there are more: n_demos=null takes all)" in said["2"]
+    for number in (str(there), "null"):
+        assert f"{there} demonstrations, device" in said[number]
+    start(tmp_path / "2", *bc, "n_demos=2")
+    assert "resumed at 2 steps, 2 updates: complete; a larger steps= (or minutes=) goes on" in "".join(
+        capsys.readouterr()
+    ).replace("\n", " ")
+
+
+def test_help_lists_choices_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "algo: aihf" in told and "n_demos: 10" in told and "# stop after this much training time" in told
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from demos import cli, convert, dataset, inspect, pictures
+from envs.errors import RenderingError
 from tests.demos.samples import cmil_hand, cmil_kitchen, edit, episode
 
 
@@ -177,3 +178,20 @@ def test_parse_types() -> None:
 def test_parse_refuses_wrong_types(argument: str) -> None:
     with pytest.raises(cli.UsageError, match=argument.split("=")[0]):
         cli.parse(["out=x", argument], Sample)
+
+
+def test_an_interrupted_program_says_that_what_was_finished_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Nothing:
+        """No arguments."""
+
+    def body(_: Nothing) -> None:
+        raise KeyboardInterrupt
+
+    def broken(_: Nothing) -> None:
+        raise RenderingError("no picture: install libegl1")
+
+    assert cli.run(body, Nothing, [], "usage") == 130
+    assert capsys.readouterr().err == "interrupted; what was finished is kept\n"
+    assert cli.run(broken, Nothing, [], "usage") == 1
+    assert capsys.readouterr().err == "no picture: install libegl1\n"
