@@ -19,10 +19,13 @@ REFERENCE_SHARE = 0.01
 class SACPolicy(nn.Module):
     """Squashed-normal actor, an ensemble of critics with Polyak targets, fixed or automatic temperature tau.
 
-    y     = c r + gamma (1 - done) [min_i Qbar_i(s', a') - tau log pi(a'|s')],       a' ~ pi(.|s')
+    y     = c r + gamma (1 - done) [min_i Qbar_i(s', a') - c tau log pi(a'|s')],     a' ~ pi(.|s')
     L_Q   = sum_i mean (Q_i(s, a) - y)^2
-    L_pi  = mean [tau log pi(a|s) - min_i Q_i(s, a)] + bc_weight L_BC,               a ~ pi(.|s) reparameterised
+    L_pi  = mean [c tau log pi(a|s) - min_i Q_i(s, a)] + bc_weight L_BC,             a ~ pi(.|s) reparameterised
     L_tau = -mean [log tau (log pi(a|s) + target_entropy A)]                         if tau is automatic
+
+    c is ``reward_scale``, the unit in which values are learned; the optimum does not depend on it. A step of the
+    optimiser moves a value by as much whatever its size, so that values in the hundreds follow a reward only slowly.
 
     ``reference="clone"``: KL(pi(.|s) || pi_ref(.|s)) takes the place of log pi(a|s) in all of them, so that tau is the
     price of leaving pi_ref, the clone as BC initialisation left it, wherever the policy goes (algorithms 3.15); else
@@ -125,7 +128,7 @@ class SACPolicy(nn.Module):
             ahead, price = self._sample(pairs.next_feat)
             value = self.target(pairs.next_feat, ahead).amin(0)
             if self.soft:
-                value = value - temperature * price
+                value = value - self.reward_scale * temperature * price
             y = self.reward_scale * reward + self.gamma * (1 - pairs.done) * value
         q = self.critics(pairs.feat, pairs.action)
         loss = ((q - y).square() * share).sum()
@@ -141,7 +144,7 @@ class SACPolicy(nn.Module):
         action, price = self._sample(feat)
         with frozen(self.critics):
             q = self.critics(feat, action).amin(0)
-        losses = {"actor": Losses(rl=((temperature * price - q) * share).sum())}
+        losses = {"actor": Losses(rl=((self.reward_scale * temperature * price - q) * share).sum())}
         if self.log_temperature is not None:
             excess = ((price.detach() + self.target_entropy) * share).sum()
             losses["temperature"] = Losses(entropy=-self.log_temperature * excess)

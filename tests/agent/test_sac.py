@@ -94,7 +94,7 @@ def test_critic_loss_by_hand() -> None:
     """Row 1 terminated and does not bootstrap; row 3 does not count."""
     policy, total, a = by_hand(reward_scale=3.0, temperature=0.5), 0.0, torch.tensor([0.3, -0.8])
     for n in range(3):
-        ahead = min(value(policy.target, i, PAIRS.next_feat[n], a) for i in range(2)) + 0.5 * 0.7
+        ahead = min(value(policy.target, i, PAIRS.next_feat[n], a) for i in range(2)) + 3 * 0.5 * 0.7
         y = 3 * REWARD[n].item() + (0.0 if n == 1 else 0.9 * ahead)
         total += sum((value(policy.critics, i, PAIRS.feat[n], PAIRS.action[n]) - y) ** 2 for i in range(2)) / 3
     losses, metrics = policy.losses(batch())
@@ -114,6 +114,18 @@ def test_actor_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(total, rel=1e-5)
     expected = -torch.stack([policy.critics.v[i].detach() for _, i in lowest]).mean(0)
     torch.testing.assert_close(torch.autograd.grad(loss, policy.actor.action)[0], expected)
+
+
+def test_the_unit_of_values_changes_no_optimum() -> None:
+    """With critics that hold c Q instead of Q, losses are those of c = 1 times c^2 and c."""
+    one, scaled = by_hand(temperature=0.5), by_hand(temperature=0.5, reward_scale=0.1)
+    for critics in (scaled.critics, scaled.target):
+        with torch.no_grad():
+            for p in critics.parameters():
+                p.mul_(0.1)
+    found, expected = scaled.losses(batch())[0], one.losses(batch())[0]
+    torch.testing.assert_close(found["critics"].total, 0.01 * expected["critics"].total)
+    torch.testing.assert_close(found["actor"].total, 0.1 * expected["actor"].total)
 
 
 def test_termination_masks_the_future_and_a_time_out_does_not() -> None:
