@@ -35,6 +35,8 @@ SUCCESS = {
     "kitchen": "a sub-task is done once its joints are within 0.3 (Euclidean distance) of their goal, and stays done "
     "for the rest of the episode; success: all of the sub-tasks are done",
     "line": "score: share of the steps that end within 0.1 of the goal; success: the last one does",
+    "own": "recorded observations are played, whatever the actions; error: mean distance of an action's numbers from "
+    "the recorded ones; score: 1 - error / 2",
     "count": "score: share of the steps with the right action; success: all of them",
     **dict.fromkeys(
         ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),

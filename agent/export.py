@@ -68,10 +68,9 @@ def export(options: Options) -> Path:
         raise ConfigError(f"out={options.out}: is a file")
     config, state = open_run(options.run, options.weights)
     task, obs = config["task"], config["obs"]
-    env = make(task["name"], "state", **task["options"])  # without pictures: nothing has to be drawn here
+    env = make(task["name"], obs["name"], **task["options"])
     assert env.observation_space.shape is not None and env.action_space.shape is not None
-    shape = (64, 64, 3) if obs["key"] == "image" else env.observation_space.shape
-    actions = env.action_space.shape[0]
+    shape, actions = env.observation_space.shape, env.action_space.shape[0]
     agent = rebuild(options.run, config, state, actions, shape, pick_device("cpu"))
     card: dict[str, Any] = {
         "format": FORMAT,

@@ -57,6 +57,11 @@ class Given:
 def gather(config: Mapping[str, Any]) -> Given:
     """Load what the configuration names. Raises ConfigError for what is missing or does not fit; DemoError."""
     task, obs = config["demos_task"], config["obs"]["key"]
+    if not config["task"].get("simulated", True) and config["data"]["episodes_per_cycle"] > 0:
+        raise ConfigError(
+            f"task={config['task']['name']} has no simulator, and algo={config['algo']['name']} plays episodes in one: "
+            "choose a method that does not (bc; bc_rssm, bc_cnn from pixels; offline_ml_irl with dataset=PATH)"
+        )
     demos: list[Episode] = []
     if config["demos"] != "none":
         if config["reward"]["kind"] == "truth":
@@ -90,7 +95,8 @@ def _recorded(config: Mapping[str, Any]) -> list[Episode]:
         raise ConfigError(f"dataset={path}: algo={method} makes its own transitions (demonstrations: demos=PATH)")
     keys, told = (config["obs"]["key"],), config["reward"]["kind"] in TOLD
     task = config["task"]
-    return dataset.load(Path(path), task=task["name"], obs_keys=keys, rewards=told, options=task["options"])
+    name = task["name"] if task.get("simulated", True) else None
+    return dataset.load(Path(path), task=name, obs_keys=keys, rewards=told, options=task["options"])
 
 
 def _comparisons(config: Mapping[str, Any], like: Spaces) -> Comparisons | None:

@@ -1,0 +1,121 @@
+"""``task=own``: a robot of one's own, of which there are recordings and no simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from demos import dataset
+from demos.errors import DemoError
+from envs.base import Environment
+from envs.errors import EnvError
+
+
+class RecordedEnv(Environment):
+    """Plays recorded observations, whatever the actions, and tells how near these come to the recorded ones.
+
+    That is what can be measured without the robot: nobody knows what another action would have led to. Only methods
+    that step no environment can learn with it.
+
+    Recordings after the first ``used`` are played, which nothing learned from; without such, the used ones. The
+    simulator state is [recording, row, sum of errors]. score: 1 - mean |action - recorded action| / 2; "error" in
+    measures: that mean, in the actions' own unit.
+    """
+
+    task = "own"
+    subtasks = ()
+
+    def __init__(
+        self,
+        *,
+        obs: str = "state",
+        render: str = "fast",
+        recordings: str = "",
+        used: int | None = None,
+        dt: float = 0.1,
+    ) -> None:
+        """Read the recordings. recordings: a folder or file in any known format. used: how many of them, the first
+        ones, are learned from. dt: seconds between two actions. `render` styles look the same.
+
+        Raises EnvError where they cannot be read.
+        """
+        if obs not in ("pixels", "state"):
+            raise EnvError(f"obs must be 'pixels' or 'state', got {obs!r}")
+        if not dt > 0:
+            raise EnvError(f"task.options.dt={dt}: expected the seconds between two actions")
+        self._key = "image" if obs == "pixels" else "state"
+        try:
+            found = dataset.load(recordings, obs_keys=(self._key,))
+        except DemoError as error:
+            raise EnvError(f"task.options.recordings: {error}") from error
+        self.dt, self.render_style = dt, render
+        self.held_out = found[used:] if used is not None else []
+        self._episodes = self.held_out or found
+        self.horizon = max(one.steps for one in self._episodes)
+        first = found[0]
+        shape, size = first.obs[self._key].shape[1:], first.action.shape[1]
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.observation_space = (
+            gymnasium.spaces.Box(0, 255, shape, np.uint8)
+            if obs == "pixels"
+            else gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        )
+        self._number, self._row, self._error = 0, 0, 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin recording ``seed`` modulo their number, or go on at options["sim_state"]; return (obs, info)."""
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(len(self._episodes))) if seed is None else seed % len(self._episodes)
+        self._number, self._row, self._error = number, 0, 0.0
+        if options and options.get("sim_state") is not None:
+            self.set_state(options["sim_state"])
+        return self._observe(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Compare `action` (A,) with the recorded one and go to the next row; the reward is minus their distance."""
+        values, episode = np.asarray(action, np.float64), self._episodes[self._number]
+        if values.shape != self.action_space.shape or not np.isfinite(values).all():
+            raise EnvError(f"own: an action is a finite array of shape {self.action_space.shape}, got {action!r}")
+        error = float(np.abs(values - episode.action[self._row + 1]).mean())
+        self._row += 1
+        self._error += error
+        over = self._row == episode.steps
+        terminal = over and bool(episode.is_terminal[-1])
+        return self._observe(), -error, terminal, over and not terminal, self._info()
+
+    def get_state(self) -> np.ndarray:
+        """Return [recording, row, sum of errors], (3,) float64."""
+        return np.array([self._number, self._row, self._error], np.float64)
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue exactly from what get_state returned; EnvError for anything else."""
+        values = np.asarray(state, np.float64)
+        if values.shape != (3,) or not 0 <= values[0] < len(self._episodes):
+            raise EnvError(f"own: a simulator state is [recording, row, sum of errors], got {state!r}")
+        if not 0 <= values[1] < self._episodes[int(values[0])].steps:
+            raise EnvError(f"own: recording {values[0]:.0f} has no step after row {values[1]:.0f}")
+        self._number, self._row, self._error = int(values[0]), int(values[1]), float(values[2])
+
+    def render(self, size: int = 64) -> np.ndarray:  # type: ignore[override]
+        """Return the recorded picture; EnvError where there is none, or for another size."""
+        if self._key != "image" or size != 64:
+            raise EnvError("own: pictures are those that were recorded, 64 x 64")
+        return self._observe()
+
+    def _observe(self) -> np.ndarray:
+        return self._episodes[self._number].obs[self._key][self._row]
+
+    def _info(self) -> dict[str, Any]:
+        error = self._error / max(1, self._row)
+        state = self._observe() if self._key == "state" else np.zeros(0, np.float32)
+        return {
+            "state": state,
+            "tasks_done": np.zeros(0, np.float32),
+            "score": 1 - error / 2,
+            "success": False,
+            "measures": {"error": error},
+        }
