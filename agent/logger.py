@@ -158,6 +158,7 @@ class Logger:
         step: int,
         *,
         updates: int | None = None,
+        updates_left: float | None = None,
         success: float | None = None,
         phase: str = "",
         **fields: float | str,
@@ -167,11 +168,13 @@ class Logger:
         Args:
             step: environment steps done so far.
             updates: gradient steps done so far.
+            updates_left: gradient steps until the end; the time left is theirs where updates are being made, as before
+                the first environment step, else that of the environment steps.
             success: 0..1, of the last evaluation.
             phase: what is going on now, such as "pre-training"; unlike the others not remembered.
             fields: shown as they are.
         """
-        self._rates.update(step, updates, success, phase)
+        self._rates.update(step, updates, success, phase, updates_left)
         if self._quiet:
             return
         if self._bar is not None:
@@ -238,11 +241,14 @@ class _Rates:
         self._marks: list[tuple[float, int, int]] = []
         self._step, self._updates = step, 0
         self._success: float | None = None
+        self._updates_left: float | None = None
         self._phase = ""
 
-    def update(self, step: int, updates: int | None, success: float | None, phase: str) -> None:
+    def update(
+        self, step: int, updates: int | None, success: float | None, phase: str, updates_left: float | None = None
+    ) -> None:
         now = self._clock()
-        self._step = step
+        self._step, self._updates_left = step, updates_left
         self._updates = self._updates if updates is None else updates
         self._success = self._success if success is None else success
         self._phase = phase
@@ -262,7 +268,9 @@ class _Rates:
         return (self._step - step) / seconds, (self._updates - updates) / seconds
 
     def left(self, total: int) -> str:
-        rate = self.per_second()[0] if self._marks else 0.0
+        rate, updates = self.per_second() if self._marks else (0.0, 0.0)
+        if self._updates_left is not None and updates > 0:
+            return _duration(self._updates_left / updates)
         return _duration((total - self._step) / rate) if rate > 0 and total else "?"
 
     def text(self, total: int, fields: Mapping[str, float | str]) -> str:

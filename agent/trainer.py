@@ -213,14 +213,8 @@ class Trainer:
             self._keep_metrics(self.upkeep.fit())
             self.counters[f"{key}_fits"] += 1
             self._save_if_due()
-        began, first = time.monotonic(), self.counters[key]
         while not self.stop and not self._out_of_time() and not self.early_stop.over(key, stage):
-            done = self.counters[key]
-            left = (stage["updates"] - done) * (time.monotonic() - began) / max(1.0, done - first)
-            self._update(
-                frozenset(stage["parts"]),
-                f"{stage['name']} {int(done)}/{stage['updates']}, {left / 60:.0f} min left of it",
-            )
+            self._update(frozenset(stage["parts"]), f"{stage['name']} {int(self.counters[key])}/{stage['updates']}")
             self.counters[key] += 1
             self._keep_metrics(self.early_stop.look(key, stage))
             self._save_if_due()
@@ -333,8 +327,23 @@ class Trainer:
             self._metrics[name].append(value)
 
     def _progress(self, phase: str = "") -> None:
-        updates = int(self.counters["updates"])
-        self.logger.progress(self.step, updates=updates, phase=phase, success=self.scores.get("success"))
+        self.logger.progress(
+            self.step,
+            updates=int(self.counters["updates"]),
+            updates_left=self._updates_left(),
+            phase=phase,
+            success=self.scores.get("success"),
+        )
+
+    def _updates_left(self) -> float:
+        """Gradient steps until the end, as far as they are known: of stages, that are pending, and for steps to come."""
+        stages = sum(
+            max(0, s.get("updates", 0) - self.counters[f"stage{i}"]) for i, s in enumerate(self.data["stages"])
+        )
+        if not self.online:
+            return stages + self.config["steps"] - self.step
+        unpaid = self.config["steps"] - max(self.step, self.data["seed_steps"])
+        return stages + self.counters["pending"] + self.data["updates_per_step"] * max(0, unpaid)
 
     def _save_if_due(self) -> None:
         """Only between whole updates, with every counter up to date: a resumed run continues as if uninterrupted."""

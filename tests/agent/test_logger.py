@@ -182,6 +182,15 @@ def test_plain_lines_every_half_minute(run_dir: Path) -> None:
     ]
 
 
+def test_time_is_left_before_the_first_environment_step_too(run_dir: Path) -> None:
+    clock, stream = Clock(), io.StringIO()
+    log = logger(run_dir, total=1000, quiet=False, clock=clock, stream=stream)
+    for second in range(0, 31):
+        clock.now = float(second)
+        log.progress(0, updates=second * 4, updates_left=1000 - second * 4)
+    assert "left 0:03:40" in stream.getvalue(), "880 updates at 4 a second"
+
+
 def test_the_phase_is_shown_only_while_it_is_named(run_dir: Path) -> None:
     clock, stream = Clock(), io.StringIO()
     log = logger(run_dir, quiet=False, clock=clock, stream=stream, every=1)

@@ -203,6 +203,19 @@ def test_pre_training_alone_is_evaluated_and_a_longer_run_goes_on_from_it(run_di
     assert_same(run_dir, whole)
 
 
+def test_updates_left_are_those_that_are_made(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told before every update falls by one with it, stages among them, and ends at one."""
+    told: list[tuple[float, float]] = []
+    update = Trainer._update
+    monkeypatch.setattr(
+        Trainer,
+        "_update",
+        lambda self, *a: told.append((self.counters["updates"], self._updates_left())) or update(self, *a),
+    )
+    start(run_dir)
+    assert len(told) == UPDATES and [left for _, left in told] == [UPDATES - done for done, _ in told]
+
+
 def test_a_finished_run_is_left_alone(run_dir: Path, whole: Path) -> None:
     start(run_dir)
     before = moments(run_dir)
