@@ -336,10 +336,9 @@ class Trainer:
         )
 
     def _updates_left(self) -> float:
-        """Gradient steps until the end, as far as they are known: of stages, that are pending, and for steps to come."""
-        stages = sum(
-            max(0, s.get("updates", 0) - self.counters[f"stage{i}"]) for i, s in enumerate(self.data["stages"])
-        )
+        """Gradient steps until the end, as far as they are known: of stages, pending ones, those of steps to come."""
+        plan = enumerate(self.data["stages"])
+        stages = sum(max(0, stage.get("updates", 0) - self.counters[f"stage{i}"]) for i, stage in plan)
         if not self.online:
             return stages + self.config["steps"] - self.step
         unpaid = self.config["steps"] - max(self.step, self.data["seed_steps"])
