@@ -195,23 +195,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
     try:
         from demos import cli
-        from envs.errors import EnvError
     except ImportError:
         print("deploy: the command plays in the project's simulators; without the project import Deployed from here")
         return 1
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
-        print(USAGE)
-        return 0
-    try:
-        deploy(cli.parse(arguments, Options))
-    except (cli.UsageError, DeployError, EnvError, OSError) as error:
-        print(f"agent.deploy: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("agent.deploy: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    errors = DeployError, OSError
+    return cli.run(deploy, Options, argv, USAGE, program="agent.deploy", errors=errors, interrupted="interrupted")
 
 
 if __name__ == "__main__":

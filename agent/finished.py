@@ -5,7 +5,6 @@ Environment processes import the modules of commands, so torch stays inside func
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,22 +24,11 @@ def command(
     """Parse, do ``body``; the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
-    from demos.errors import DemoError
-    from envs.errors import EnvError
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
-        print(usage)
-        return 0
-    try:
-        body(cli.parse(arguments, options))
-    except (cli.UsageError, ConfigError, CheckpointError, EnvError, DemoError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    errors = ConfigError, CheckpointError, OSError
+    return cli.run(
+        body, options, argv, usage, program=program, errors=errors, interrupted="interrupted; nothing was written"
+    )
 
 
 def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:

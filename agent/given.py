@@ -40,13 +40,14 @@ class Given:
     more: bool = False
 
     def checksums(self) -> dict[str, str]:
-        """Of the demonstrations and of the recorded transitions, where there are some: a resumed run needs the same."""
+        """Of all that there is: a resumed run needs the same."""
         kinds = {"demos_sha256": self.demos, "dataset_sha256": self.recorded}
-        return {
-            name: hashlib.sha256("".join(map(dataset.checksum, episodes)).encode()).hexdigest()[:16]
+        found = {
+            name: hashlib.sha256("".join(map(dataset.checksum, episodes)).encode()).hexdigest()
             for name, episodes in kinds.items()
             if episodes
         }
+        return found if self.comparisons is None else found | {"preferences_sha256": self.comparisons.checksum()}
 
     @property
     def rows(self) -> int:
@@ -54,10 +55,20 @@ class Given:
         return sum(map(len, (*self.demos, *self.recorded))) if self.recorded else 0
 
 
+def simulated(config: Mapping[str, Any]) -> bool:
+    """Whether the run's task can be played; otherwise there are recordings alone."""
+    return bool(config["task"].get("simulated", True))
+
+
+def named(config: Mapping[str, Any], task: str) -> str | None:
+    """The task that episodes must name, None for any: recordings without a simulator call theirs as they like."""
+    return task if simulated(config) else None
+
+
 def gather(config: Mapping[str, Any]) -> Given:
     """Load what the configuration names. Raises ConfigError for what is missing or does not fit; DemoError."""
     task, obs = config["demos_task"], config["obs"]["key"]
-    if not config["task"].get("simulated", True) and config["data"]["episodes_per_cycle"] > 0:
+    if not simulated(config) and config["data"]["episodes_per_cycle"] > 0:
         raise ConfigError(
             f"task={config['task']['name']} has no simulator, and algo={config['algo']['name']} plays episodes in one: "
             "choose a method that does not (bc; bc_rssm, bc_cnn from pixels; offline_ml_irl with dataset=PATH)"
@@ -70,7 +81,7 @@ def gather(config: Mapping[str, Any]) -> Given:
         options = config["task"]["options"]
         try:
             limit = None if config["n_demos"] is None else config["n_demos"] + 1
-            demos = dataset.load(source, task=task, limit=limit, obs_keys=(obs,), options=options)
+            demos = dataset.load(source, task=named(config, task), limit=limit, obs_keys=(obs,), options=options)
         except dataset.DemoError as error:
             hint = "; if another task's are meant (data transfer): demos_task=TASK" if error.key == "task" else ""
             raise dataset.DemoError(error.path, error.key, error.reason + hint) from error
@@ -95,7 +106,7 @@ def _recorded(config: Mapping[str, Any]) -> list[Episode]:
         raise ConfigError(f"dataset={path}: algo={method} makes its own transitions (demonstrations: demos=PATH)")
     keys, told = (config["obs"]["key"],), config["reward"]["kind"] in TOLD
     task = config["task"]
-    name = task["name"] if task.get("simulated", True) else None
+    name = named(config, task["name"])
     return dataset.load(Path(path), task=name, obs_keys=keys, rewards=told, options=task["options"])
 
 

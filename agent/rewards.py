@@ -88,12 +88,14 @@ def look(options: Options) -> dict[str, Any]:
 
 def _episodes(options: Options, config: dict[str, Any]) -> tuple[list[Episode], bool]:
     """The episodes to look at with all their observations, and whether they come with true rewards."""
+    from agent.given import named
+
     task, name = config["task"]["name"], config["demos"]
     if options.dataset is None:
         task = config.get("demos_task", task)  # runs of earlier versions tell none
     path = options.dataset or (dataset.shipped(task) if name == "shipped" else Path(name))
     limit = options.limit if options.dataset is not None else options.limit or config["n_demos"]
-    given = {"task": task, "limit": limit, "obs_keys": None, "options": config["task"]["options"]}
+    given = {"task": named(config, task), "limit": limit, "obs_keys": None, "options": config["task"]["options"]}
     try:
         episodes, told = dataset.load(path, rewards=True, **given), True
     except DemoError as error:

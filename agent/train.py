@@ -28,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
     from agent.data import ReplayError
+    from demos.cli import asks_for_help
     from demos.dataset import DemoError
     from envs.make import EnvError
     from envs.rendering import RenderingError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
+    if asks_for_help(arguments):
         from agent.config import usage
 
         print(usage())
@@ -76,7 +77,6 @@ def run(overrides: list[str]) -> int:
     agent = build_agent(config, given.like.action_size, device, given.like.obs_shape)
     if (told := given.comparisons) is not None:
         agent.reward.take(told.obs, told.action, told.label, device)
-        config["preferences_sha256"] = told.checksum()  # no checkpoint holds them: a resumed run needs the same ones
     config |= given.checksums()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):

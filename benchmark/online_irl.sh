@@ -11,9 +11,7 @@ steps=${STEPS:-60000}
 for seed in "${seeds[@]:-0}"; do
   train algo=bc seed="$seed" steps=20000 eval.every=4000 run="$out/bc-s$seed"
   for algo in ml_irl f_irl gail iq_learn; do
-    more=() # IQ-Learn with the settings of its official runs: with the preset's own it falls over at once
-    if [ $algo = iq_learn ]; then more=(policy.states=v0 policy.bootstrap=target optim.actor.lr=3e-5); fi
-    train algo=$algo ${more[@]+"${more[@]}"} seed="$seed" steps="$steps" eval.every=10000 run="$out/$algo-s$seed"
+    train algo=$algo seed="$seed" steps="$steps" eval.every=10000 run="$out/$algo-s$seed"
   done
   for algo in bc ml_irl f_irl gail iq_learn; do
     python -m agent.evaluate run="$out/$algo-s$seed" episodes=20 seed=1000

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from demos.cli import asks_for_help
 from envs.errors import EnvError, nearest
 from envs.kitchen_scene import START_QPOS, kitchen_frames
 from envs.make import make
@@ -81,7 +82,7 @@ def side_by_side() -> np.ndarray:
 
 def main(arguments: list[str]) -> None:
     """Run from key=value arguments; EnvError for an unknown one."""
-    if {"-h", "--help", "help"} & set(arguments):
+    if asks_for_help(arguments):
         print("python -m benchmark.render [seconds=2] [picture=FILE.png]")
         return
     options = {"seconds": "2", "picture": ""}

@@ -13,6 +13,7 @@ import torch
 
 from agent.build import ConfigError, build_agent, pick_device
 from agent.config import load_config, set_threads
+from demos.cli import asks_for_help
 from models.world_model import Chunk
 
 WARM_UP = 4
@@ -31,7 +32,7 @@ def random_chunk(batch: int, length: int, action: int, device: torch.device, exp
 def main(argv: list[str] | None = None) -> None:
     """Time full updates on random data, after warm-up updates: memory grows during the first."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(args):
+    if asks_for_help(args):
         print("python -m benchmark.step [size=small] [updates=3] [any key of agent.train]")
         return
     updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))

@@ -56,33 +56,53 @@ def parse(argv: Sequence[str], options: type[Options], positional: str | None = 
     return options(**values)
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the usage is all that is wanted."""
+    return bool({"-h", "--help", "help"} & set(arguments))
+
+
 def run(
-    body: Callable[[Options], None],
+    body: Callable[[Options], Any],
     options: type[Options],
     argv: Sequence[str] | None,
     usage: str,
     positional: str | None = None,
+    *,
+    program: str = "",
+    errors: tuple[type[Exception], ...] = (),
+    interrupted: str = "interrupted; what was finished is kept",
 ) -> int:
     """The frame of a program: parse, do `body`, return the exit code.
 
+    Args:
+        body: what the program does.
+        options: see `parse`.
+        argv: the arguments after the program's name; None: those of this process.
+        usage: printed for ``--help``; its first line stands behind errors in the arguments.
+        positional: see `parse`.
+        program: stands before every error.
+        errors: what is told in one line besides UsageError, DemoError and EnvError.
+        interrupted: what is told after Ctrl-C.
+
     Returns:
-        0 on success and for ``--help``; 1 after printing one line on standard error for UsageError, DemoError or
-        EnvError; 130 when interrupted.
+        0 on success and for ``--help``; 1 after printing one line on standard error; 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(arguments):
+    before = f"{program}: " if program else ""
+    told: tuple[type[Exception], ...] = (DemoError, EnvError, *errors)
+    if asks_for_help(arguments):
         print(usage)
         return 0
     try:
         body(parse(arguments, options, positional))
     except UsageError as error:
-        print(f"{error} (usage: {usage.splitlines()[0]})", file=sys.stderr)
+        print(f"{before}{error} (usage: {usage.splitlines()[0]})", file=sys.stderr)
         return 1
-    except (DemoError, EnvError) as error:
-        print(error, file=sys.stderr)
+    except told as error:
+        print(f"{before}{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        print(f"{before}{interrupted}", file=sys.stderr)
         return 130
     return 0
 

@@ -148,3 +148,11 @@ def interpolates(expert: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
     pick = torch.randint(policy.shape[0], (expert.shape[0],), device=expert.device)
     eps = torch.rand(expert.shape[0], 1, device=expert.device)
     return (eps * expert + (1 - eps) * policy[pick]).requires_grad_(True), pick
+
+
+def steepness(value: Tensor, x: Tensor) -> Tensor:
+    """||d value / d x|| of every row of x (..., X), for values that depend on their own row alone: (...), with
+    gradients.
+    """
+    (grad,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    return torch.sqrt(grad.square().sum(-1) + 1e-12)

@@ -13,7 +13,7 @@ from agent.policy.base import BothBatch, HasClone, clone_loss, row_shares
 from models.actor_critic import Critics, SquashedActor
 from models.latent import Losses, Transitions
 from models.nets import frozen
-from models.reward_net import interpolates
+from models.reward_net import interpolates, steepness
 
 
 class NuDicePolicy(nn.Module):
@@ -108,8 +108,7 @@ class NuDicePolicy(nn.Module):
         )
         x = torch.cat([interpolates(*now)[0] for now in zip(expert.chunk(2), own.chunk(2), strict=True)])
         size = batch.expert.feat.shape[-1]
-        (grad,) = torch.autograd.grad(self.critics(x[:, :size], x[:, size:]).sum(), x, create_graph=True)
-        return (torch.sqrt(grad.square().sum(-1) + 1e-12) - 1).square().mean()
+        return (steepness(self.critics(x[:, :size], x[:, size:]), x) - 1).square().mean()
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """The BC term alone (BC initialisation)."""

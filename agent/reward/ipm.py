@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import CostNet, RunningMoments, both_present, interpolates, weighted_mean
+from models.reward_net import CostNet, RunningMoments, both_present, interpolates, steepness, weighted_mean
 
 # over members, of the *reward* -f: HyPER's code takes the least cost, which is "max" (HR3, optimistic)
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -119,8 +119,7 @@ class IPMReward(RewardLearner):
         x, pick = interpolates(expert, policy)
         weight = expert_weight * policy_weight[pick]
         each = x.expand(self.net.members, *x.shape)  # one copy a member: gradients must not add up
-        (grad,) = torch.autograd.grad(self.net.each(each).sum(), each, create_graph=True)
-        norm = torch.sqrt(grad.square().sum(-1) + 1e-12)
+        norm = steepness(self.net.each(each), each)
         return (
             weighted_mean((norm - self.gp_target).square(), weight).sum(),
             weighted_mean(norm, weight).mean().detach(),
