@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=one a core] [videos=true] "
-    "[mode=both|mode|sampled] [weights=last|best] [device=auto]"
+    "[mode=both|mode|sampled] [weights=last|best|chosen] [device=auto]"
 )
-REPORT = {"last": "eval.json", "best": "eval-best.json"}
+REPORT = {"last": "eval.json", "best": "eval-best.json", "chosen": "eval-chosen.json"}
 KINDS = {"both": (("mode", True), ("sampled", False)), "mode": (("mode", True),), "sampled": (("sampled", False),)}
 SUCCESS = {
     "kitchen": "a sub-task is done once its joints are within 0.3 (Euclidean distance) of their goal, and stays done "
@@ -57,7 +57,8 @@ Interval = tuple[float, float, float]
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core.
-    weights: the newest, or those that scored best on the seeds that the run was monitored with.
+    weights: the newest, those that scored best on the seeds that the run was monitored with, or those that the learned
+    reward chose (`agent.kept`).
     """
 
     run: Path
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
-    """Run the episodes, print the table, write RUN/eval.json (eval-best.json) and the videos; returns what it holds.
+    """Run the episodes, print the table, write RUN/eval.json (or eval-best.json, eval-chosen.json), videos; returns it.
 
     Raises:
         ConfigError, CheckpointError: no run, no checkpoint, or a seed range that training was monitored with.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from agent.agent import Agent
 
-USAGE = "python -m agent.export run=DIR out=POLICY [weights=last|best]"
+USAGE = "python -m agent.export run=DIR out=POLICY [weights=last|best|chosen]"
 CHECKED = 20  # steps in which the file must act like the run
 TOLERANCE = 1e-3  # of actions in [-1, 1]
 OPSET = 20

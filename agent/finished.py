@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from agent.agent import Agent
 
 Options = TypeVar("Options")
-FOLDERS = {"last": "checkpoint", "best": "best"}
+# of a run: its newest weights, those that scored best when it was monitored, those that its learned reward chose
+FOLDERS = {"last": "checkpoint", "best": "best", "chosen": "chosen"}
 
 
 def command(

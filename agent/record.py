@@ -29,7 +29,7 @@ from envs.episode import Episode, EpisodeBuilder
 
 USAGE = (
     "python -m agent.record run=DIR out=FOLDER|FILE.hdf5 [episodes=10] [steps=none] [source=policy|replay] [seed=0] "
-    "[sampled=false] [min_score=none] [force=false] [weights=last|best] [device=auto]"
+    "[sampled=false] [min_score=none] [force=false] [weights=last|best|chosen] [device=auto]"
 )
 RECORD_SEEDS = 3 << 29  # above training's and evaluation's
 SOURCES = ("policy", "replay")

@@ -23,6 +23,7 @@ from agent.config import fingerprint
 from agent.data import Replay
 from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
+from agent.kept import Chosen, keep_best
 from agent.logger import Logger
 from agent.upkeep import Upkeep
 from envs.episode import Episode
@@ -75,6 +76,7 @@ class Trainer:
         self.counters: dict[str, float] = defaultdict(float)
         self.early_stop = holdout.EarlyStop(agent, aside, config["obs"]["key"], self.counters)
         self.scores: dict[str, float] = {}
+        self.chosen = Chosen(run, agent, replay, config["choose"], fingerprint(config))
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
         graphed = config["graph"] and agent.device.type == "cuda" and agent.policy.wants not in ("transitions", "both")
@@ -112,6 +114,7 @@ class Trainer:
         self.counters.update(state["counters"])
         self.scores.update(state["scores"])
         self.recent = [int(i) for i in state["recent"]]
+        self.chosen.load_state_dict(state.get("chosen", []))
         self.early_stop.weights = state["held_out"]
         checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
 
@@ -128,24 +131,15 @@ class Trainer:
             "counters": dict(self.counters),
             "scores": dict(self.scores),
             "recent": list(self.recent),
+            "chosen": self.chosen.state_dict(),
             "held_out": self.early_stop.weights,
             "logger_lines": self.logger.lines,
             "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
         }
         checkpoint.save(self.run_dir / "checkpoint", state, fingerprint=fingerprint(self.config))
         self.replay.commit()
+        self.chosen.tidy()
         self._saved = time.monotonic()
-
-    def _keep_best(self, score: float) -> None:
-        """The weights of the best evaluation so far, the newest of equals, for `agent.evaluate weights=best`: a game
-        between reward and policy may leave a good policy again. Nothing that learns reads the score.
-        """
-        if score < self.scores.get("best", -math.inf):
-            return
-        self.scores["best"] = score
-        modules = {n: m.state_dict() for n in checkpoint.WEIGHTS if (m := getattr(self.agent, n)) is not None}
-        state = {"step": self.step, "modules": modules, "counters": dict(self.counters)}
-        checkpoint.save(self.run_dir / "best", state, fingerprint=fingerprint(self.config), keep=1)
 
     # ---- counters ----
     @property
@@ -246,16 +240,19 @@ class Trainer:
         played = self._play(self.data["episodes_per_cycle"], resets=True)
         if not played:
             return
+        fresh = []  # identities of those that began at the task's own start
         for trace, start in played:
             horizon = trace.limit or self.envs.horizon
             identity = self.replay.add_episode(**trace.arrays(), expert=False, horizon=horizon)
             if start is None:
-                self.recent = [*self.recent, identity][-self.data["reward_episodes"] :]
+                fresh.append(identity)
             seeding = self.counters["env_steps"] < self.data["seed_steps"]
             self.counters["env_steps"] += trace.steps
             self.counters["env_steps/seed" if seeding else "env_steps/policy"] += trace.steps
             self.counters["pending"] += 0 if seeding else self.data["updates_per_step"] * trace.steps
             self.counters["episodes"] += 1
+        self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
+        self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))}
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
@@ -393,7 +390,7 @@ class Trainer:
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
         self.scores["mode"] = found["eval/score_mode"]
         self.scores["success"] = found["eval/score_mode"] / self.envs.full_score
-        self._keep_best(found["eval/score_mode"])
+        found |= self._keep(found["eval/score_mode"])
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
@@ -401,3 +398,14 @@ class Trainer:
             f"of {self.envs.full_score:g}"
         )
         self._progress()
+
+    def _keep(self, score: float) -> dict[str, float]:
+        """Earlier weights for `agent.evaluate`: of the best evaluation so far, the newest of equals, and those that the
+        reward chooses. Nothing that learns reads the score.
+        """
+        if score >= self.scores.get("best", -math.inf):
+            self.scores["best"] = score
+            keep_best(self.run_dir, self.agent, self.step, self.counters, fingerprint(self.config))
+        self._progress("choosing")
+        best = self.chosen.publish()
+        return {} if best is None else {"eval/chosen_step": float(best.step)}

@@ -167,7 +167,7 @@ def test_the_best_weights_are_evaluated_on_demand(run: Path, capsys: pytest.Capt
     assert report["checkpoint"]["weights"] == "best" and report["checkpoint"]["step"] in (0, 30)
     assert evaluate.main(arguments) == 0
     assert results(run)["checkpoint"]["weights"] == "last" and str(run / "eval.json") in capsys.readouterr().out
-    assert refused(capsys, *arguments, "weights=worst") == "weights=worst: expected one of last, best"
+    assert refused(capsys, *arguments, "weights=worst") == "weights=worst: expected one of last, best, chosen"
     shutil.rmtree(run / "best")
     assert refused(capsys, *arguments, "weights=best") == f"{run}: holds no best yet"
 
