@@ -57,8 +57,8 @@ Interval = tuple[float, float, float]
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core.
-    weights: the newest, those that scored best on the seeds that the run was monitored with, or those that the learned
-    reward chose (`agent.kept`).
+    weights: the newest, those that scored best on the seeds that the run was monitored with, or those whose own
+    episodes came nearest to the demonstrations (`agent.kept`).
     """
 
     run: Path

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.agent import Agent
 
 Options = TypeVar("Options")
-# of a run: its newest weights, those that scored best when it was monitored, those that its learned reward chose
+# of a run: its newest weights, those that scored best when it was monitored, those nearest to the demonstrations
 FOLDERS = {"last": "checkpoint", "best": "best", "chosen": "chosen"}
 
 

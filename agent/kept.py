@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from agent import checkpoint
 from agent.agent import Agent
-from agent.batch import to_device, transitions
+from agent.batch import to_device
 from agent.checkpoint import CheckpointError
 from agent.data import Replay
 from agent.finished import FOLDERS
@@ -27,6 +28,8 @@ from demos.dataset import write_atomic
 from demos.errors import DemoError
 
 CANDIDATES = "candidates"
+DEMONSTRATED = 2000  # rows of demonstrations that are looked for, about
+FLOOR = 1e-2  # of a feature's spread
 
 
 def keep_best(
@@ -53,21 +56,21 @@ class Candidate:
 
 
 class Chosen:
-    """Of the weights that have acted, those whose own episodes the reward adds up to most, by the reward as it is now.
+    """Of the weights that have acted, those whose own episodes come nearest to what was demonstrated:
 
-    A reward that has since learned from many policies ranks what each of them did far better than it led any of them at
-    its time. Sums go over whole episodes, undiscounted: early weights and late ones begin alike and differ in how long
-    they keep it up. Where rewards are costs, ending early does not pay: each step counts from the worst candidate's
-    mean (algorithms 1.4).
+        distance = mean over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
+
+    with features f of the world model as it is now, in units of their spread over the demonstrations. It asks of an
+    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. A reward would
+    not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
 
     Nothing that learns reads any of this, and nothing here reads an environment's reward.
     """
 
     def __init__(self, run: Path, agent: Agent, replay: Replay, keep: int, fingerprint: Mapping[str, Any]) -> None:
-        """keep: so many candidates stay when there are twice as many; 0: none, as without a learned reward."""
+        """keep: so many candidates stay when there are twice as many; 0: none, as without demonstrations."""
         self.run, self.agent, self.replay, self.fingerprint = run, agent, replay, fingerprint
-        learned = agent.reward is not None and not agent.reward.needs_truth
-        self.keep = keep if learned else 0
+        self.keep = keep
         self.candidates: list[Candidate] = []  # oldest first
         self._published: Candidate | None = None
 
@@ -76,7 +79,7 @@ class Chosen:
 
         Raises CheckpointError when they cannot be written.
         """
-        if not self.keep or not episodes:
+        if not self.keep or not episodes or not self.replay.expert_rows:
             return
         candidate = Candidate(step, updates, tuple(episodes))
         tensors = {f"{n}/{key}": value for n, m in self._modules().items() for key, value in m.state_dict().items()}
@@ -91,17 +94,25 @@ class Chosen:
             best = [candidate for _, candidate in self.ranked()[: self.keep]]
             self.candidates = [c for c in self.candidates if c in best]
 
+    @torch.no_grad()
     def ranked(self) -> list[tuple[float, Candidate]]:
-        """What the reward says of each candidate's episodes that the replay still holds, best first."""
-        held, found = set(self.replay.ids("online")), []
-        for candidate in self.candidates:
-            sums = [self._summed(number) for number in candidate.episodes if number in held]
-            if sums and (self.run / CANDIDATES / candidate.file).is_file():
-                total, steps = (sum(column) / len(sums) for column in zip(*sums, strict=True))
-                found.append((total, steps, candidate))
-        floor = min((0.0, *(total / steps for total, steps, _ in found)))
-        values = [(total - floor * steps, candidate) for total, steps, candidate in found]
-        return sorted(values, key=lambda value: (value[0], value[1].step), reverse=True)
+        """Each candidate's distance, the mean over its episodes that the replay still holds, nearest first."""
+        held = set(self.replay.ids("online"))
+        there = [(c, [n for n in c.episodes if n in held]) for c in self.candidates if self._path(c).is_file()]
+        there = [(candidate, numbers) for candidate, numbers in there if numbers]
+        if not there:
+            return []
+        shown = torch.cat([self._features(number) for number in self.replay.ids("expert")])
+        shown = shown[:: max(1, len(shown) // DEMONSTRATED)]
+        mean, std = shown.mean(0), shown.std(0) + FLOOR
+        shown = (shown - mean) / std
+
+        def distance(number: int) -> float:
+            own = (self._features(number) - mean) / std
+            return float(torch.cdist(shown, own).min(1).values.mean()) / shown.shape[1] ** 0.5
+
+        found = [(sum(map(distance, numbers)) / len(numbers), candidate) for candidate, numbers in there]
+        return sorted(found, key=lambda pair: (pair[0], -pair[1].step))
 
     def publish(self) -> Candidate | None:
         """Write the best candidate to RUN/chosen and return it. Raises CheckpointError."""
@@ -109,12 +120,12 @@ class Chosen:
             return None
         best = ranked[0][1]
         if best != self._published:
-            path = self.run / CANDIDATES / best.file
+            path = self._path(best)
             try:
                 tensors = load_tensors(path.read_bytes())
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{path}: not readable ({error})") from error
-            modules: dict[str, dict[str, torch.Tensor]] = {n: {} for n in self._modules()}
+            modules: dict[str, dict[str, Tensor]] = {n: {} for n in self._modules()}
             for key, value in tensors.items():
                 name, inner = key.split("/", 1)
                 modules[name][inner] = value
@@ -144,13 +155,13 @@ class Chosen:
         agent = self.agent
         return {"world": agent.world, "policy": agent.policy} if agent.slow is None else {"slow": agent.slow}
 
-    @torch.no_grad()
-    def _summed(self, episode: int) -> tuple[float, float]:
-        """Sum of the rewards of an episode, and its steps. Looking does not change the training's random numbers."""
+    def _path(self, candidate: Candidate) -> Path:
+        return self.run / CANDIDATES / candidate.file
+
+    def _features(self, episode: int) -> Tensor:
+        """(T, F) of an episode's rows. Looking does not change the training's random numbers."""
         agent = self.agent
         chunk = to_device(self.replay.get(episode), 0, agent.device)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), agent.autocast():
             torch.manual_seed(0)
-            pairs = transitions(agent.world.observe(chunk), chunk)
-            reward = agent.reward.reward(agent.reward_inputs(pairs)).float()
-        return float((reward * pairs.weight).sum()), float(pairs.weight.sum())
+            return agent.world.observe(chunk).feat[0].float()

@@ -400,8 +400,8 @@ class Trainer:
         self._progress()
 
     def _keep(self, score: float) -> dict[str, float]:
-        """Earlier weights for `agent.evaluate`: of the best evaluation so far, the newest of equals, and those that the
-        reward chooses. Nothing that learns reads the score.
+        """Earlier weights for `agent.evaluate`: of the best evaluation so far, the newest of equals, and those whose
+        episodes are nearest to the demonstrations. Nothing that learns reads the score.
         """
         if score >= self.scores.get("best", -math.inf):
             self.scores["best"] = score

@@ -115,7 +115,9 @@ def trained(run: Path, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """What two equal trainings have in common: weights, optimisers, replay index, counters, random states."""
     found = state(run)
     counters = {k: v for k, v in found["counters"].items() if k not in CLOCKS and k not in without}
-    return {key: found[key] for key in ("step", "modules", "optimisers", "replay", "rng")} | {"counters": counters}
+    return {key: found[key] for key in ("step", "modules", "optimisers", "replay", "rng", "chosen")} | {
+        "counters": counters
+    }
 
 
 def assert_same(a: Path, b: Path, *, without: tuple[str, ...] = ()) -> None:
