@@ -89,7 +89,7 @@ class Optimiser:
         kind: str = "adam",
         saw: int = 0,
     ) -> None:
-        """lr: stays in ``self.lr`` whatever ``restart`` sets. l2: coefficient of 1/2 ||w||^2 in the loss, which Adam
+        """lr: stays in ``self.lr`` whatever ``rate`` sets. l2: coefficient of 1/2 ||w||^2 in the loss, which Adam
         rescales with the rest of the gradient (``weight_decay`` of plain Adam). saw: see ``OAdam``. Raises ValueError
         on other kinds, and for a saw of plain Adam, whose rate is no tensor.
         """
@@ -111,6 +111,11 @@ class Optimiser:
     def restart(self, lr: float) -> None:
         """Forget all moments and go on with learning rate ``lr`` (HyPE's reward player, each round)."""
         self.adam.state.clear()
+        self.rate(lr)
+
+    def rate(self, lr: float | None = None) -> None:
+        """Go on with learning rate ``lr``, with its own again when there is none; moments stay."""
+        lr = self.lr if lr is None else lr
         for group in self.adam.param_groups:
             group["lr"], group["weight_decay"] = lr, self.wd / lr
 

@@ -79,8 +79,9 @@ class Trainer:
         self.chosen = Chosen(run, agent, replay, config["choose"], fingerprint(config))
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
-        graphed = config["graph"] and agent.device.type == "cuda" and agent.policy.wants not in ("transitions", "both")
-        self._step = GraphedUpdate(agent) if graphed else agent.update
+        self._graphed = config["graph"] and agent.device.type == "cuda"
+        self._graphed &= agent.policy.wants not in ("transitions", "both")
+        self._step = GraphedUpdate(agent) if self._graphed else agent.update
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:
@@ -198,6 +199,20 @@ class Trainer:
         self.save()
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
+        rates = stage.get("lr") or {}
+        self._rates(rates)
+        self._run_stage(number, stage)
+        self._rates(dict.fromkeys(rates))
+
+    def _rates(self, rates: Mapping[str, float | None]) -> None:
+        """Learning rates of a stage, or (None) the optimisers' own again."""
+        for name, lr in rates.items():
+            if name in self.agent.optimisers:  # another algorithm's preset may share the stages
+                self.agent.optimisers[name].rate(lr)
+        if rates and self._graphed:
+            self._step = GraphedUpdate(self.agent)  # what was captured holds the rates before
+
+    def _run_stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"
         assert self.upkeep is not None
         # a model that is fitted now and then waits for environment steps otherwise
