@@ -470,3 +470,22 @@ def test_a_cycle_on_cuda(run_dir: Path, algo: str) -> None:
     for module in state(run_dir)["modules"].values():
         assert all(bool(torch.isfinite(value).all()) for value in module.values())
     start(run_dir, *options, "device=cpu", f"steps={third}")  # a checkpoint goes where it is needed
+
+
+def test_a_stage_has_its_own_learning_rates(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = "{name: pretrain, updates: 3, parts: [world, clone], lr: {world: 1e-5, actor: 2e-5, another: 1.0}}"
+    seen: list[tuple[float, ...]] = []
+    update = Agent.update
+
+    def watched(self: Agent, *args: Any, **options: Any) -> Any:
+        groups = [self.optimisers[name].adam.param_groups[0] for name in ("world", "actor", "critics")]
+        assert all(g["lr"] * g["weight_decay"] == pytest.approx(1e-6) for g in groups), "the decay keeps its size"
+        seen.append(tuple(g["lr"] for g in groups))
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return update(self, *args, **options)
+
+    monkeypatch.setattr(Agent, "update", watched)
+    start(run_dir, f"data.stages=[{stage}]", "optim.world.lr=3e-4", "optim.actor.lr=4e-4", "steps=30", expect=130)
+    start(run_dir, f"data.stages=[{stage}]", "optim.world.lr=3e-4", "optim.actor.lr=4e-4", "steps=30")
+    assert seen == [(1e-5, 2e-5, 3e-4)] * 3 + [(3e-4, 4e-4, 3e-4)] * 3
