@@ -115,6 +115,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     from agent.build import ConfigError
     from agent.config import dump_config, fingerprint
     from agent.data import Replay
+    from agent.finished import FOLDERS
     from agent.given import TOLD
     from agent.logger import Logger
     from agent.trainer import Trainer
@@ -165,7 +166,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         if trainer.stop:
             logger.note(f"stopped and saved at {_counts(trainer)}; the same command continues this run")
         else:
-            logger.note(f"done at {_counts(trainer)}; next: python -m agent.evaluate run={folder}")
+            which = " weights=chosen" if (folder / FOLDERS["chosen"]).is_dir() else ""
+            logger.note(f"done at {_counts(trainer)}; next: python -m agent.evaluate run={folder}{which}")
     plots.curves(folder)
     plots.theorem2(folder)
     return 130 if trainer.stop else 0

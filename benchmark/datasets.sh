@@ -3,6 +3,9 @@
 #   medium         sampled episodes of the policy when it first returns a third of what D4RL's expert does
 #   medium-replay  all that the run had collected until then
 #   medium-expert  medium, and as many steps of the policy at the end of the run
+# A hopper that learns from nothing is slow (481 after 60 000 steps): PRIOR=FILE, recorded transitions with rewards, which
+# the run begins with (3234 after 27 685). Recorded were, seed 0, TRANSITIONS=100000:
+#   PRIOR=hopper-v5-expert.hdf5 MEDIUM=1200 EXPERT=3230 EVERY=2500     MEDIUM=3200 EXPERT=5550 EVERY=10000 halfcheetah
 # The same command on the same machine and packages gives the same bytes; OUT/SHA256SUMS tells which they were.
 #   bash benchmark/datasets.sh OUT TASK [SEED]           TASK: hopper, halfcheetah, walker2d
 #   dataset=OUT/medium, dataset=OUT/medium-replay, dataset=OUT/medium-expert
@@ -18,8 +21,11 @@ expert=${EXPERT:-$expert} medium=${MEDIUM:-$medium}
 steps=${STEPS:-1000000}             # of training, at most
 transitions=${TRANSITIONS:-1000000} # of medium, and of expert
 every=${EVERY:-5000}                # steps between two looks at the return
+prior=()
+if [ -n "${PRIOR:-}" ]; then prior=(data.regime=offline_to_online dataset="$PRIOR"); fi
 train() {
   python -m agent.train task="$task" obs=state algo=expert size="${SIZE:-small}" seed="$seed" threads=1 device=cpu \
+    policy.reward_scale=0.05 policy.polyak=0.02 ${prior[@]+"${prior[@]}"} \
     steps="$steps" eval.every="$every" run="$out/run" "$@"
 }
 record() { python -m agent.record run="$out/run" device=cpu seed="$seed" force=true "$@"; }

@@ -177,6 +177,7 @@ def test_a_run_keeps_evaluates_and_names_its_choice(tmp_path: Path, monkeypatch:
     local(monkeypatch)
     run = tmp_path / "run"
     start(run, "choose=1")
+    assert (run / "log.txt").read_text().rstrip().endswith(f"python -m agent.evaluate run={run} weights=chosen")
     step = [line["eval/chosen_step"] for line in lines(run) if "eval/chosen_step" in line][-1]
     named = {c["step"] for c in state(run)["chosen"]}
     assert step in named and {p.name for p in (run / CANDIDATES).iterdir()} == {Candidate(s, 0, ()).file for s in named}
