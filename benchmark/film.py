@@ -12,7 +12,10 @@ import numpy as np
 
 from agent.finished import command, open_run, restore
 
-USAGE = "python -m benchmark.film run=DIR [out=docs/policy.gif] [seed=1000] [size=160] [every=3] [fps=12]"
+USAGE = (
+    "python -m benchmark.film run=DIR [out=docs/policy.gif] [seed=1000] [size=160] [every=3] [fps=12] "
+    "[weights=last|best|chosen]"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Options:
     size: int = 160
     every: int = 3
     fps: int = 12
+    weights: str = "last"
 
 
 def film(options: Options) -> None:
@@ -36,7 +40,7 @@ def film(options: Options) -> None:
     from demos import dataset
     from envs.make import make
 
-    config, state = open_run(options.run)
+    config, state = open_run(options.run, options.weights)
     env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])
     agent = restore(options.run, config, state, env, pick_device("cpu"))
     sim, pictures, score = env.unwrapped, [], 0.0

@@ -4,17 +4,18 @@
 set -euo pipefail
 out=${1:?the folder for the runs}
 train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 "$@"; }
-evaluate() { python -m agent.evaluate run="$1" episodes=50 seed=1000; }
+evaluate() { python -m agent.evaluate run="$1" episodes=50 seed=1000 "${@:2}"; }
 
-# Both go on from CMIL's own pre-training (world model and cloning): CMIL with ten episodes and 560 updates, BC with 1000
+# Both go on from CMIL's own pre-training (world model and cloning): CMIL with thirty episodes and 840 updates, BC with 1760
 # updates of cloning alone, which take the same processor time.
-for seed in 0 1; do train seed=$seed eval.every=2800 steps=0 run="$out/cmil-s$seed" & done
+for seed in 0 1; do train seed=$seed steps=0 run="$out/cmil-s$seed" & done
 wait
 for seed in 0 1; do cp -r "$out/cmil-s$seed" "$out/pre-s$seed"; done
-for seed in 0 1; do train seed=$seed eval.every=2800 run="$out/cmil-s$seed" & done
+for seed in 0 1; do train seed=$seed run="$out/cmil-s$seed" & done
 wait
 for seed in 0 1; do
-  train algo=bc_rssm seed=$seed init="$out/pre-s$seed" steps=1000 eval.every=100000 run="$out/bc_rssm-s$seed" &
+  train algo=bc_rssm seed=$seed init="$out/pre-s$seed" steps=1760 eval.every=100000 run="$out/bc_rssm-s$seed" &
 done
 wait
 for run in cmil-s0 cmil-s1 bc_rssm-s0 bc_rssm-s1; do evaluate "$out/$run"; done
+for run in cmil-s0 cmil-s1; do evaluate "$out/$run" weights=chosen; done
