@@ -5,7 +5,7 @@
 #   medium-expert  medium, and as many steps of the policy at the end of the run
 # A hopper that learns from nothing is slow (481 after 60 000 steps): PRIOR=FILE, recorded transitions with rewards, which
 # the run begins with (3234 after 27 685). Recorded were, seed 0, TRANSITIONS=100000:
-#   PRIOR=hopper-v5-expert.hdf5 MEDIUM=1200 EXPERT=3230 EVERY=2500     MEDIUM=3200 EXPERT=5550 EVERY=10000 halfcheetah
+#   hopper: PRIOR=hopper-v5-expert.hdf5 MEDIUM=1200 EXPERT=3230 EVERY=2500; halfcheetah: MEDIUM=3200 EXPERT=5550 EVERY=10000
 # The same command on the same machine and packages gives the same bytes; OUT/SHA256SUMS tells which they were.
 #   bash benchmark/datasets.sh OUT TASK [SEED]           TASK: hopper, halfcheetah, walker2d
 #   dataset=OUT/medium, dataset=OUT/medium-replay, dataset=OUT/medium-expert
