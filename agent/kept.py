@@ -1,7 +1,7 @@
 """Weights of earlier moments that are worth keeping: the game between reward and policy may leave a good policy again.
 
 RUN/best      those that scored best when the run was monitored: the task's own score chose them
-RUN/chosen    those that the learned reward chose, from demonstrations and the run's own episodes alone
+RUN/chosen    those whose own episodes came nearest to the demonstrations: no score and no reward chose them
 """
 
 from __future__ import annotations
