@@ -279,7 +279,12 @@ def test_likelihood_methods_are_what_the_specification_says() -> None:
     offline = preset("offline_ml_irl", "base", "state")
     data = offline["data"]
     assert (data["reward_every"] / data["imagine_every"], data["imagine_every"]) == (20, 1000)
-    assert data["rollouts_per_step"] * data["imagine_every"] == 20_000 and data["real_fraction"] == 0.05
+    assert data["rollouts_per_step"] * data["imagine_every"] == 20_000
+    assert (data["real_fraction"], data["expert_fraction"]) == (0.4, 0.5), "a fifth of the batch is demonstrated"
+    assert (offline["starts"]["kind"], offline["starts"]["p"]) == ("mixture", 0.5)
+    assert (offline["policy"]["reward_scale"], offline["policy"]["polyak"]) == (0.05, 0.02)
+    from_pixels = preset("offline_ml_irl", "base", "pixels")
+    assert from_pixels["starts"]["kind"] == "replay" and from_pixels["data"]["expert_fraction"] == 0.0
     assert data["reward_horizon"] == 200 and data["fit_every"] == 0 and offline["world_model"]["max_updates"] == 0
     assert offline["policy"]["temperature"] == "auto" and offline["policy"]["target_entropy"] == -0.5
     five_epochs = 5 * data["rollouts_per_step"] * data["imagine_every"] * data["rollout_horizon"][1]
@@ -316,6 +321,8 @@ def test_offline_ml_irl_official_is_the_codes_column() -> None:
     assert data["memory"] == 5 * 50_000 * data["rollout_horizon"][0] and data["rollout_horizon"][:2] == [43, 43]
     assert (data["reward_start"], data["reward_every"], data["reward_horizon"]) == (1000, 20_000, 200)
     assert (data["reward_rollouts"], data["real_fraction"], data["batch"]) == (1, 0.05, 256)
+    assert data["expert_fraction"] == 0.0 and config["starts"]["kind"] == "replay"
+    assert config["policy"]["reward_scale"] == 1.0
     policy, model = config["policy"], config["world_model"]
     assert (policy["hidden"], policy["layers"], policy["temperature"]) == (256, 3, "auto")
     assert (policy["target_entropy"], policy["gamma"], policy["polyak"], optim["actor"]["lr"]) == (
