@@ -99,9 +99,9 @@ LIKELIHOOD = ("obs=state", "n_demos=10", "steps=3000", "eval.every=3000", "data.
               "eval.episodes=5", "data.envs=1", "log_every=200")  # fmt: skip
 ONLINE = ("algo=ml_irl", "policy.reward_scale=0.5", "data.seed_steps=300", "data.reward_every=150",
           "data.reward_steps=5", "data.reward_episodes=20", "size.ml_units=64", "size.ml_lr=5e-4")  # fmt: skip
-OFFLINE = ("algo=offline_ml_irl", "policy.reward_scale=0.5", "size.offline_fit=1500", "size.epoch=50", "size.offline_rollouts=8",
-           "size.offline_memory=20000", "size.offline_ml_every=50", "size.offline_ml_lr=1e-3", "data.reward_steps=5",
-           "penalty.alpha=0.1", "data.length=2")  # fmt: skip
+OFFLINE = ("algo=offline_ml_irl", "policy.reward_scale=0.5", "size.offline_fit=1500", "size.epoch=50",
+           "size.offline_rollouts=8", "size.offline_memory=20000", "size.offline_ml_every=50",
+           "size.offline_ml_lr=1e-3", "data.reward_steps=5", "penalty.alpha=0.1", "data.length=2")  # fmt: skip
 
 
 @pytest.mark.parametrize("regime", ["online", "offline"])

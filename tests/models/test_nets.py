@@ -19,13 +19,21 @@ def frames(*lead: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (*lead, 64, 64, 3), generator=g, dtype=torch.uint8)
 
 
+def same_with_gradients(net: nn.Module, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """The values, and the gradients of all weights along one direction."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    along = torch.randn_like(expected)
+    for a, b in zip(*(torch.autograd.grad(y, list(net.parameters()), along) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_encoder_halves_four_times_to_2x2_and_flattens() -> None:
     encoder = Encoder(48)
     sizes: list[tuple[int, ...]] = []
     for conv in encoder.convs:
         conv.register_forward_hook(lambda module, args, out: sizes.append(tuple(out.shape[1:])))
-    embed = encoder(frames(1))
-    assert sizes == [(48, 31, 31), (96, 14, 14), (192, 6, 6), (384, 2, 2)]
+    embed = encoder(frames(1))  # the last layer, 6 -> 2, is a product without its module
+    assert sizes == [(48, 31, 31), (96, 14, 14), (192, 6, 6)] and encoder.convs[-1].out_channels == 384
     assert embed.shape == (1, 1536) and encoder.size == 1536
 
 
@@ -37,7 +45,7 @@ def test_encoder_sees_pixels_in_minus_half_to_half(act: str) -> None:
     x = image.permute(0, 3, 1, 2).float() / 255 - 0.5
     for conv in encoder.convs:
         x = getattr(F, act)(F.conv2d(x, conv.weight, conv.bias, stride=2))
-    torch.testing.assert_close(encoder(image), x.flatten(1), rtol=1e-4, atol=1e-5)
+    same_with_gradients(encoder, encoder(image), x.flatten(1))
     assert torch.equal(image, before)
 
 
@@ -62,7 +70,7 @@ def test_decoder_is_the_chain_of_transposed_convolutions(act: str) -> None:
     assert sizes == [5, 13, 30, 64]
     found = decoder(feat)
     assert found.shape == (3, 64, 64, 3)
-    torch.testing.assert_close(found, x.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    same_with_gradients(decoder, found, x.permute(0, 2, 3, 1))
 
 
 def test_decoder_sizes_of_the_paper() -> None:
