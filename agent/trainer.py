@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from agent import checkpoint, holdout, monitor
 from agent.agent import FULL, Agent
-from agent.batch import to_device
 from agent.build import ConfigError
-from agent.chunks import By, RowPairs, pairs_of
+from agent.chunks import RowPairs, pairs_of
 from agent.collect import Interrupted, Reset, Trace, run_episodes
 from agent.config import fingerprint
 from agent.data import Replay
@@ -25,20 +24,12 @@ from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
 from agent.kept import Chosen, keep_best
 from agent.logger import Logger
+from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
 from envs.vector import VectorEnv
-from models.world_model import Chunk
 
 ACT = {"sampled": False, "mode": True}  # how training episodes are acted
-
-
-def scheduled(value: float | Sequence[Sequence[float]] | None, at: float) -> float | None:
-    """A number as it is, or a piecewise linear function given as [[at, value], ...] (HyPE's expert fraction)."""
-    if value is None or isinstance(value, int | float):
-        return value
-    knots = np.asarray(value, np.float64)
-    return float(np.interp(at, knots[:, 0], knots[:, 1]))
 
 
 class Trainer:
@@ -62,13 +53,12 @@ class Trainer:
         self.data = config["data"]
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
-        if self.data["sample_by"] not in get_args(By):
-            raise ConfigError(f"data.sample_by: {self.data['sample_by']!r} is none of {', '.join(get_args(By))}")
         self.parts = frozenset(self.data["parts"])
         if not self.parts <= FULL:
             raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")
         self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
+        self.sampler = Sampler(replay, self.data, agent.device, online=self.online)
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"])
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
@@ -326,7 +316,7 @@ class Trainer:
         return {"env_steps/reward": 0.0} | {k: v for k, v in self.counters.items() if k.startswith("env_steps")}
 
     def _update(self, parts: frozenset[str], phase: str) -> None:
-        chunks = self._sample()
+        chunks = self.sampler.draw(self.rng, self.counters["paid"])
         metrics = self._step(*chunks, int(self.counters["updates"]), parts)
         self.counters["updates"] += 1
         self._keep_metrics(metrics)
@@ -360,29 +350,6 @@ class Trainer:
         """Only between whole updates, with every counter up to date: a resumed run continues as if uninterrupted."""
         if time.monotonic() - self._saved > self.config["save_seconds"]:
             self.save()
-
-    def _sample(self) -> tuple[Chunk, Chunk]:
-        """An agent chunk and an expert chunk; while there are only demonstrations and both would be fitted, one for
-        two.
-        """
-        data, device = self.data, self.agent.device
-        how: dict[str, Any] = {"from_start_prob": data["from_start"], "by": data["sample_by"]}
-        if not self.replay.expert_rows:
-            rows = self.replay.sample(data["batch"], data["length"], self.rng, **how)
-            own = to_device(rows, data["burn_in"], device)
-            return own, own
-        alone = not self._has_online() and (not self.online or data["joint_batch"])
-        size = (data["batch"] * (2 if alone and data["joint_batch"] else 1), data["length"], self.rng)
-        expert_rows = self.replay.sample(*size, which="expert", **how)
-        expert = to_device(expert_rows, data["burn_in"], device)
-        if alone:
-            return expert, expert
-        fraction = scheduled(data["expert_fraction"], self.counters["paid"]) if self._has_online() else None
-        rows = self.replay.sample(*size, expert_fraction=fraction, **how)
-        return to_device(rows, data["burn_in"], device), expert
-
-    def _has_online(self) -> bool:
-        return self.replay.rows > self.replay.expert_rows
 
     def _log(self) -> None:
         means = {f"train/{k}": float(torch.stack([v.float() for v in vs]).mean()) for k, vs in self._metrics.items()}

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Offline on Hopper from state: ML-IRL and CLARE learn from DATASET and one demonstration, ValueDICE and cloning from the
-# demonstration alone; one thread a run. The x-axis is updates: no environment is stepped but for evaluation.
-#   bash benchmark/offline.sh OUT DATASET DEMOS [SEED ...]      DATASET, DEMOS: files or folders of episodes
+# Offline from state: ML-IRL and CLARE learn from DATASET and N_DEMOS demonstrations, ValueDICE and cloning from the
+# demonstrations alone; one thread a run. The x-axis is updates: no environment is stepped but for evaluation.
+#   bash benchmark/offline.sh OUT TASK DATASET DEMOS [SEED ...]    TASK: hopper, halfcheetah, walker2d
+#   DATASET: what benchmark/datasets.sh made (OUT/medium, ...); DEMOS: a file or folder of demonstrations, for example what
+#   benchmark.rollouts records of a published actor; N_DEMOS=1 STEPS=20000 may be set
 set -euo pipefail
-out=${1:?the folder for the runs} dataset=${2:?recorded transitions} demos=${3:?demonstrations}
-seeds=("${@:4}")
-train() { python -m agent.train task=hopper obs=state size=small threads=1 n_demos="${N_DEMOS:-1}" demos="$demos" "$@"; }
+out=${1:?the folder for the runs} task=${2:?hopper, halfcheetah or walker2d} dataset=${3:?recorded transitions} demos=${4:?demonstrations}
+seeds=("${@:5}")
+train() { python -m agent.train task="$task" obs=state size=small threads=1 n_demos="${N_DEMOS:-1}" demos="$demos" "$@"; }
 
 steps=${STEPS:-20000}
 for seed in "${seeds[@]:-0}"; do

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agent.config import CONFIGS
-from agent.trainer import Trainer
+from agent.sampler import Sampler
 from demos.dataset import files, shipped
 from envs import toy
 from models.state_model import StateEnsemble
@@ -190,21 +190,21 @@ def test_recorded_transitions_before_the_first_step_are_the_agents_own(
     """Algorithms 4.3, offline to online: the model learns from them, before any step; what is shown or cloned never."""
     fitted: list[int] = []
     chunks: list[tuple[bool, bool, int]] = []
-    fit, sample = StateEnsemble.fit, Trainer._sample
+    fit, draw = StateEnsemble.fit, Sampler.draw
 
     def noted(self: Any, feat: Any, *rest: Any) -> Any:
         fitted.append(len(feat))
         return fit(self, feat, *rest)
 
-    def drawn(self: Any) -> Any:
-        own, expert = sample(self)
-        chunks.append((bool(own.expert.any()), bool(expert.expert.all()), self.step))
+    def drawn(self: Any, rng: Any, paid: float) -> Any:
+        own, expert = draw(self, rng, paid)
+        chunks.append((bool(own.expert.any()), bool(expert.expert.all()), paid))
         return own, expert
 
     monkeypatch.setattr(StateEnsemble, "fit", noted)
-    monkeypatch.setattr(Trainer, "_sample", drawn)
+    monkeypatch.setattr(Sampler, "draw", drawn)
     start(run_dir, *settings(obs, "cmil_offline_to_online"), "data.expert_fraction=0.0")
-    before = [(own, expert) for own, expert, step in chunks if step == 0]
+    before = [(own, expert) for own, expert, paid in chunks if paid == 0]
     assert len(before) == (12 if obs == "state" else 6) and len(chunks) > len(before)
     assert {(own, expert) for own, expert, _ in chunks} == {(False, True)}
     held = state(run_dir)["replay"]["episodes"]

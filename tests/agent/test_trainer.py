@@ -19,7 +19,8 @@ from agent.agent import Agent
 from agent.batch import to_device
 from agent.collect import run_episodes
 from agent.data import Replay
-from agent.trainer import Trainer, scheduled
+from agent.sampler import scheduled
+from agent.trainer import Trainer
 from demos import dataset
 from envs import vector
 from envs.episode import to_pairs
