@@ -9,9 +9,7 @@ train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 "$@
 for seed in "${seeds[@]:-0}"; do
   train seed="$seed" steps=0 run="$out/pre-s$seed" # pre-training alone
   for algo in cmil cmil_resets hyper hyper_pess; do
-    own=()
-    if [ $algo = hyper_pess ]; then own=(penalty.alpha=50); fi # disagreement is 0.01 to 0.02, rewards have a spread of 1
-    train algo=$algo seed="$seed" init="$out/pre-s$seed" data.stages=[] ${own[@]+"${own[@]}"} run="$out/$algo-s$seed"
+    train algo=$algo seed="$seed" init="$out/pre-s$seed" data.stages=[] run="$out/$algo-s$seed"
     python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000
     python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000 weights=chosen
   done
