@@ -140,11 +140,14 @@ def bootstrap(values: np.ndarray, resamples: int = 2000) -> tuple[np.ndarray, np
     return low, high
 
 
-def compare(runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SCORE, points: int = 100) -> Path:
+def compare(
+    runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SCORE, points: int = 100, x: str = "environment steps"
+) -> Path:
     """One curve a label: the IQM over its runs (seeds), with the 95 % bootstrap interval from two runs on.
 
     Args:
         runs: label -> run folders. Curves are interpolated linearly to `points` steps that all runs of a label reach.
+        x: what a step is: updates, where no environment is stepped.
     Raises:
         ValueError: a run has no values of `metric`.
     """
@@ -160,7 +163,7 @@ def compare(runs: Mapping[str, Sequence[Path]], out: Path, metric: str = SCORE, 
         axis.plot(grid, iqm(values), color=f"C{i % 10}", label=f"{label} ({len(found)})")
         if len(found) > 1:
             axis.fill_between(grid, *bootstrap(values), color=f"C{i % 10}", alpha=0.2, linewidth=0)
-    axis.set_xlabel("environment steps")
+    axis.set_xlabel(x)
     axis.set_ylabel(metric)
     axis.grid(alpha=0.3)
     axis.legend()
