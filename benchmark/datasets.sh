@@ -3,6 +3,7 @@
 #   medium         sampled episodes of the policy when it first returns a third of what D4RL's expert does
 #   medium-replay  all that the run had collected until then
 #   medium-expert  medium, and as many steps of the policy at the end of the run
+#   demos          ten other sampled episodes of that policy, to be shown
 # A hopper that learns from nothing is slow (481 after 60 000 steps): PRIOR=FILE, recorded transitions with rewards, which
 # the run begins with (3234 after 27 685). Recorded were, seed 0, TRANSITIONS=100000:
 #   hopper: PRIOR=hopper-v5-expert.hdf5 MEDIUM=1200 EXPERT=3230 EVERY=2500; halfcheetah: MEDIUM=3200 EXPERT=5550 EVERY=10000
@@ -28,15 +29,17 @@ train() {
     policy.reward_scale=0.05 policy.polyak=0.02 ${prior[@]+"${prior[@]}"} \
     steps="$steps" eval.every="$every" run="$out/run" "$@"
 }
-record() { python -m agent.record run="$out/run" device=cpu seed="$seed" force=true "$@"; }
+record() { python -m agent.record run="$out/run" device=cpu force=true "$@"; }
 
 if [ ! -f "$out/medium/$task-medium.hdf5" ]; then # otherwise the run has gone on since
   train eval.stop_at="$medium"
-  record source=replay out="$out/medium-replay/$task-medium-replay.hdf5"
-  record sampled=true steps="$transitions" out="$out/medium/$task-medium.hdf5"
+  record seed="$seed" source=replay out="$out/medium-replay/$task-medium-replay.hdf5"
+  record seed="$seed" sampled=true steps="$transitions" out="$out/medium/$task-medium.hdf5"
 fi
 train eval.stop_at="$expert"
 mkdir -p "$out/medium-expert"
 cp "$out/medium/$task-medium.hdf5" "$out/medium-expert/"
-record sampled=true steps="$transitions" out="$out/medium-expert/$task-expert.hdf5"
-(cd "$out" && sha256sum medium/*.hdf5 medium-replay/*.hdf5 medium-expert/*.hdf5 | tee SHA256SUMS)
+record seed="$seed" sampled=true steps="$transitions" out="$out/medium-expert/$task-expert.hdf5"
+# demonstrations of the same runner, other episodes
+record sampled=true episodes=10 seed=$((seed + 100)) out="$out/demos/$task-end.hdf5"
+(cd "$out" && sha256sum medium/*.hdf5 medium-replay/*.hdf5 medium-expert/*.hdf5 demos/*.hdf5 | tee SHA256SUMS)
