@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from demos import cli
+from demos.dataset import write_atomic
 from demos.errors import DemoError
 from demos.experts.recording import play
 from demos.formats import d4rl, npz
@@ -35,13 +36,16 @@ class Options:
     seed: int = 0
 
 
-def actor(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The mean action (A,) in [-1, 1] for a state (d,). Raises DemoError when the file is no such actor."""
+def actor(path: Path, states: int, actions: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean action (A,) in [-1, 1] for a state (d,). Raises DemoError when the file is no such actor, or not of
+    ``states`` numbers and ``actions`` actions.
+    """
     names = tuple(f"{layer}_{part}" for layer in LAYERS for part in ("weight", "bias"))
     found = npz.arrays(path, names)
     (w0, b0), (w1, b1), (w2, b2) = ((found[f"{x}_weight"], found[f"{x}_bias"]) for x in LAYERS)
-    if not (w0.shape[0] == w1.shape[1] and w1.shape[0] == w2.shape[1]):
-        raise DemoError(path, "mu_weight", "the layers do not fit each other")
+    wanted = ((len(b0), states), (len(b1), len(b0)), (actions, len(b1)))
+    if tuple(w.shape for w in (w0, w1, w2)) != wanted or len(b2) != actions:
+        raise DemoError(path, "weights", f"expected layers from {states} numbers to {actions} actions")
 
     def act(state: np.ndarray) -> np.ndarray:
         x = np.maximum(w0 @ state + b0, 0)
@@ -52,14 +56,15 @@ def actor(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def record(options: Options) -> None:
     """Play, print each return and write the file. Raises DemoError, EnvError."""
-    act, env = actor(options.weights), make(options.task, "state")
-    episodes = []
+    env = make(options.task, "state")
+    states, actions = (space.shape or (0,) for space in (env.observation_space, env.action_space))
+    act, episodes = actor(options.weights, states[0], actions[0]), []
     for seed in range(options.seed, options.seed + options.episodes):
         one = play(env, seed, 0.0, f"the actor of {options.weights.name}", lambda _: act)
         print(f"seed {seed}: {one.steps} steps, return {one.meta['score']:.0f}")
         episodes.append(one)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(d4rl.encode(episodes))
+    write_atomic(options.out, d4rl.encode(episodes))
 
 
 if __name__ == "__main__":
