@@ -233,10 +233,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the configuration that a checkpoint must agree with: everything but where, how long and how often."""
-    kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY and k != "size"}
-    kept["size"] = config["size"]["name"]
-    return kept
+    """The part of the configuration that a checkpoint must agree with: everything but where, how long and how often.
+
+    Of ``size`` and ``obs`` only their names: they are tables of what other settings may refer to, and count where they
+    are referred to. A table that has got an entry for another algorithm leaves a run what it was.
+    """
+    kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY}
+    return kept | {table: config[table]["name"] for table in ("size", "obs")}
 
 
 def set_threads(threads: int) -> None:

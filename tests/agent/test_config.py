@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from agent import config, trainer
 from agent.build import ConfigError
-from agent.config import CONFIGS, dump_config, load_config, read_config
+from agent.config import CONFIGS, dump_config, fingerprint, load_config, read_config
 from tests.agent.recorded import comparisons, line, pictures
 from tests.agent.runs import local, overrides, start
 
@@ -269,3 +270,13 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match="not a readable run configuration"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_a_run_is_identified_by_what_its_settings_are_and_not_by_what_the_tables_offer_others() -> None:
+    given = load_config(["task=line", "run=unused"])[0]
+    more: dict[str, Any] = copy.deepcopy(given)
+    more["obs"]["another_method"] = {"lr": 1.0}
+    more["size"]["another_number"] = 7
+    assert fingerprint(more) == fingerprint(given)
+    for override in ("size=debug", "obs=state", "obs.ema=0.5", "size.members=3"):
+        assert fingerprint(load_config(["task=line", "run=unused", override])[0]) != fingerprint(given), override
