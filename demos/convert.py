@@ -1,6 +1,7 @@
 """Turn demonstrations of another format into the project's own, checked on the way.
 
-usage: python -m demos.convert format=cmil src=DIR out=DIR [task=...] [episodes=N] [redraw=false] [force=false]
+usage: python -m demos.convert format=cmil src=DIR out=DIR [camera=NAME] [task=...] [episodes=N] [redraw=false]
+       [force=false]
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from demos.redraw import redrawn
 from envs.episode import Episode
 from envs.errors import nearest
 
-USAGE = """python -m demos.convert format=F src=DIR out=DIR [task=...] [episodes=N] [redraw=false] [force=false]
+USAGE = """python -m demos.convert format=F src=DIR out=DIR [camera=NAME] [episodes=N] [KEY=VALUE ...]
 
 format    the format of the source files: {formats}
-src       folder of files of that format, one file, or the folder of a Minari dataset
+src       folder of files of that format, one file, or the folder of a Minari or LeRobot data set
 out       folder for the converted files (made if missing), one per episode, under the source's name
+camera    whose pictures, where robomimic or LeRobot files hold those of several
 task      refuse demonstrations of another task
 episodes  convert the first N only
 redraw    true draws the pictures anew, as the task's environment does, from what the files tell of the positions
@@ -35,6 +37,7 @@ class Options:
     format: str
     src: Path
     out: Path
+    camera: str | None = None
     task: str | None = None
     episodes: int | None = None
     redraw: bool = False
@@ -55,7 +58,9 @@ def _convert(options: Options) -> None:
         if kind != options.format:
             raise DemoError(source, "format", f"is {kind}, not {options.format}")
     # Everything is read and checked before the first file is written: a bad source leaves no half-converted folder.
-    found = dataset.load_named(options.src, task=options.task, limit=options.episodes, obs_keys=None)
+    found = dataset.load_named(
+        options.src, task=options.task, limit=options.episodes, obs_keys=None, camera=options.camera
+    )
     targets = [options.out / name for name in _names(found)]
     taken = [target for target in targets if target.exists()]
     if taken and not options.force:
@@ -76,7 +81,7 @@ def _convert(options: Options) -> None:
 def _names(found: Sequence[tuple[Path, Episode]]) -> list[str]:
     """A file name for each episode: its source's, numbered unless that is an npz file, which is always one episode.
 
-    A Minari file goes by its data set's name, since all of them are called alike.
+    A Minari or LeRobot file goes by its data set's name, since all of them are called alike.
     """
     names = []
     for source, episode in found:

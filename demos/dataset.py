@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from demos import formats
+from demos import formats, robot
 from demos.errors import DemoError
-from demos.formats import minari, own
+from demos.formats import lerobot, minari, own
 from envs.episode import Episode, EpisodeError
 
 __all__ = [
@@ -44,17 +44,19 @@ def load(
     obs_keys: Sequence[str] | None = ("image",),
     rewards: bool = False,
     options: Mapping[str, Any] | None = None,
+    camera: str | None = None,
 ) -> list[Episode]:
     """Load the demonstrations of a folder (or one file), sorted by file name, checked and stripped of rewards.
 
     Args:
-        path: folder of demonstration files in any known format, a Minari dataset's folder, or one file.
+        path: folder of demonstration files in any known format, a Minari or LeRobot data set's folder, or one file.
         task: refuse demonstrations of another task.
         limit: use the first `limit` episodes only (all of them when there are fewer); files behind them stay unread.
         obs_keys: the observations to keep, each of which every episode must have; None keeps what there is.
         rewards: leave the recorded rewards in (row 0 has none), which every row must have then: for methods that are
             told rewards, and for looking at learned ones beside them. Never for imitation.
         options: of the task, that the demonstrations shall fit: meta["options"] tells those that an array depends on.
+        camera: whose pictures, of data sets with several cameras.
 
     Returns:
         Episodes with every reward NaN (algorithms 1.5) unless asked for, and `obs` of exactly `obs_keys`.
@@ -63,7 +65,7 @@ def load(
         DemoError: anything wrong with the path or a file, including episodes that differ in task, action size or
             observation size, or that were made with other options.
     """
-    found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards)
+    found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera)
     for file, episode in found:
         fits(file, episode.meta, ("action", *episode.obs), options or {})
     return [episode for _, episode in found]
@@ -76,12 +78,13 @@ def load_named(
     limit: int | None = None,
     obs_keys: Sequence[str] | None = ("image",),
     rewards: bool = False,
+    camera: str | None = None,
 ) -> list[tuple[Path, Episode]]:
     """As `load`, with the file that each episode came from."""
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
     found: list[tuple[Path, Episode]] = []
-    for file, episode in itertools.islice(_episodes(files(path), rewards), limit):
+    for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera), limit):
         if task is not None and episode.meta.get("task") != task:
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
         found.append((file, _keep(file, episode, obs_keys)))
@@ -98,15 +101,20 @@ def read(path: str | Path) -> list[Episode]:
     return [episode for _, episode in _episodes([Path(path)])]
 
 
-def _episodes(paths: Iterable[Path], rewards: bool = False) -> Iterator[tuple[Path, Episode]]:
+def _episodes(
+    paths: Iterable[Path],
+    rewards: bool = False,
+    obs_keys: Sequence[str] | None = None,
+    camera: str | None = None,
+) -> Iterator[tuple[Path, Episode]]:
     """The checked episodes of one file after the other, each file opened only when its first episode is asked for."""
     for path in paths:
-        decoded = formats.sniff(path).read(path)
+        decoded = formats.read(path, obs_keys, camera)
         for number, episode in enumerate(decoded):
             try:
                 checked = check(path, episode, rewards=rewards)
             except DemoError as error:
-                if len(decoded) == 1:
+                if isinstance(decoded, list) and len(decoded) == 1:
                     raise
                 raise DemoError(path, error.key, f"{error.reason} (episode {number} of the file)") from error
             yield path, checked
@@ -117,7 +125,8 @@ def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episo
     (from at most 1e-6 outside), proven valid.
 
     Raises:
-        DemoError: the episode breaks its contract (see `envs.episode.Episode.validate`).
+        DemoError: the episode breaks its contract (see `envs.episode.Episode.validate`), or its meta["robot"] is not
+            as `demos.robot` says.
     """
     action = episode.action
     if action.dtype == np.float32 and np.isfinite(action).all():
@@ -133,6 +142,8 @@ def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episo
         episode.validate()
     except EpisodeError as error:
         raise DemoError(path, error.key, error.reason) from error
+    if (wrong := robot.problem(episode)) is not None:
+        raise DemoError(path, "robot", wrong)
     return episode
 
 
@@ -210,16 +221,19 @@ def shipped(task: str) -> Path:
 
 
 def files(path: str | Path) -> list[Path]:
-    """The demonstration files of a folder by name, the data file of a Minari dataset, or the one file `path` is.
+    """The demonstration files of a folder by name, the data files of a Minari or LeRobot data set, or the one file
+    `path` is.
 
     Raises:
-        DemoError: no such file or folder, or a folder without demonstrations.
+        DemoError: no such file or folder, a folder without demonstrations, or a damaged list of them.
     """
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DemoError(path, "path", "no such file or folder")
+    if lerobot.is_set(path):
+        return lerobot.files(path)
     found = _listing(path)
     if not found and (path / minari.DATA).is_file():
         return [path / minari.DATA]
@@ -265,3 +279,6 @@ def _agree(found: Sequence[tuple[Path, Episode]]) -> None:
         for key, (here, there) in pairs.items():
             if here != there:
                 raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")
+        if episode.meta.get("robot") != first.meta.get("robot"):
+            reason = f"units, names, camera or pace differ from those in {first_path.name}: not one data set"
+            raise DemoError(path, "robot", reason)

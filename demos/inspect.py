@@ -1,6 +1,6 @@
 """Look at demonstrations: a table on the terminal, a contact sheet and an animation on disk.
 
-usage: python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [columns=8] [fps=25]
+usage: python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [task=...] [limit=...] [columns=8] [fps=25]
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from demos.formats import d4rl
 from demos.progress import Progress, of_episodes
 from envs.episode import Episode
 
-USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [task=...] [limit=...] [columns=8] [fps=25]
+USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [task=...] [limit=...] [columns=8] [fps=25]
 
-DIR      folder of demonstrations in any known format, one file, or the folder of a Minari dataset
+DIR      folder of demonstrations in any known format, one file, or the folder of a Minari or LeRobot data set
 out      folder for contact_sheet.png and demos.gif, which only demonstrations with images have
+camera   whose pictures, where there are those of several
 task     refuse demonstrations of another task
 limit    the first so many episodes only
 columns  frames per episode on the contact sheet
@@ -37,6 +38,7 @@ class Options:
 
     path: Path
     out: Path | None = None
+    camera: str | None = None
     task: str | None = None
     limit: int | None = None
     columns: int = 8
@@ -52,7 +54,9 @@ def _inspect(options: Options) -> None:
     for key in ("columns", "fps"):
         if getattr(options, key) < 1:
             raise cli.UsageError(f"{key}={getattr(options, key)}: expected at least 1")
-    named = dataset.load_named(options.path, task=options.task, limit=options.limit, obs_keys=None)
+    named = dataset.load_named(
+        options.path, task=options.task, limit=options.limit, obs_keys=None, camera=options.camera
+    )
     episodes = [episode for _, episode in named]
     console = Console()
     if not console.is_terminal:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from demos.errors import DemoError
-from demos.formats import cmil, d4rl, hdf5, minari, npz, own
+from demos.formats import cmil, d4rl, hdf5, lerobot, minari, npz, own, robomimic
 from envs.episode import Episode
 
 
@@ -19,11 +20,21 @@ class Format(Protocol):
     def can_read(self, path: Path) -> bool:
         """Whether the file is of this format, judged by its key names; DemoError if it is not even a container."""
 
-    def read(self, path: Path) -> list[Episode]:
+    def read(self, path: Path) -> Iterable[Episode]:
         """Decode the file, which holds one episode or more, without judging their contents."""
 
 
-FORMATS: dict[str, Format] = {module.NAME: module for module in (own, cmil, d4rl, minari)}
+class Filmed(Format, Protocol):
+    """What a format offers whose files may hold the pictures of several cameras, and more than is wanted."""
+
+    def read(self, path: Path, *, keys: Collection[str] | None = None, camera: str | None = None) -> Iterable[Episode]:
+        """Decode one episode after the other. keys: the observations that are wanted (None: all), `camera`'s pictures
+        among them."""
+
+
+_FILMED: dict[str, Filmed] = {module.NAME: module for module in (robomimic, lerobot)}
+_PLAIN: tuple[Format, ...] = (own, cmil, d4rl, minari)
+FORMATS: dict[str, Format] = {module.NAME: module for module in (*_PLAIN, *_FILMED.values())}
 _KEYS = {".npz": npz.keys, ".hdf5": hdf5.keys}
 SUFFIXES = tuple(sorted({module.SUFFIX for module in FORMATS.values()}))
 
@@ -40,4 +51,23 @@ def sniff(path: Path) -> Format:
     known = f"known are {', '.join(FORMATS)} ({', '.join(SUFFIXES)} files)"
     if path.suffix in _KEYS:
         known = f"its keys are {', '.join(sorted(_KEYS[path.suffix](path))) or '(none)'}; {known}"
+    if path.suffix == lerobot.SUFFIX:
+        known = f"no folder above it has meta/info.json, as a LeRobot data set has; {known}"
     raise DemoError(path, "file", f"is of no known format: {known}")
+
+
+def read(path: Path, keys: Collection[str] | None = None, camera: str | None = None) -> Iterable[Episode]:
+    """The episodes of a file of any known format, without judging their contents; a list where all are decoded at once.
+
+    keys: observations that are wanted, None: all; a format may decode more. camera: whose pictures, where there are
+    several.
+
+    Raises:
+        DemoError: see `sniff` and the format's own `read`; a camera is asked for that the format cannot have.
+    """
+    module = sniff(path)
+    if module.NAME in _FILMED:
+        return _FILMED[module.NAME].read(path, keys=keys, camera=camera)
+    if camera is not None:
+        raise DemoError(path, "camera", f"{camera!r} is asked for; files of the format {module.NAME} name no cameras")
+    return module.read(path)

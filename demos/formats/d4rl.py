@@ -179,7 +179,7 @@ def _episode(part: dict[str, np.ndarray], meta: dict[str, Any]) -> Episode | Non
         if terminal:
             terminal = False
             meta["notes"].append(_NO_TERMINATION)
-    return transitions.episode(state, action, reward, terminal=terminal, sim_state=sim_state, meta=meta)
+    return transitions.episode({"state": state}, action, reward, terminal=terminal, sim_state=sim_state, meta=meta)
 
 
 def _check_lengths(path: Path, data: dict[str, np.ndarray]) -> None:

@@ -52,18 +52,27 @@ def members(path: Path, group: h5py.Group, key: str) -> list[str] | None:
         raise DemoError(path, name(group, key), f"truncated or corrupt HDF5 ({_words(error)})") from error
 
 
-def attributes(path: Path, file: h5py.File) -> dict[str, str]:
-    """The file's attributes that are strings; DemoError if they are damaged."""
+def attributes(path: Path, file: h5py.File, key: str = "/") -> dict[str, str]:
+    """The attributes of the file, or of the group `key` in it, that are strings; DemoError if they are damaged."""
     try:
-        return {key: value for key, value in file.attrs.items() if isinstance(value, str)}
+        return {name: value for name, value in file[key].attrs.items() if isinstance(value, str)}
     except _DAMAGE as error:
-        raise DemoError(path, "file", f"truncated or corrupt HDF5 ({_words(error)})") from error
+        raise DemoError(path, key.strip("/") or "file", f"truncated or corrupt HDF5 ({_words(error)})") from error
 
 
 def width(path: Path, group: h5py.Group, key: str) -> int:
     """The number of columns of the array (rows, width) at `key`, without reading it; DemoError as `array`."""
     try:
         return _item(path, group, key, 2).shape[1]
+    except _DAMAGE as error:
+        raise DemoError(path, name(group, key), f"truncated or corrupt HDF5 ({_words(error)})") from error
+
+
+def shape(path: Path, group: h5py.Group, key: str) -> tuple[int, ...]:
+    """The shape of the array at `key`, () where there is none; DemoError if it is too damaged to tell."""
+    try:
+        item = group.get(key)
+        return tuple(item.shape) if isinstance(item, h5py.Dataset) else ()
     except _DAMAGE as error:
         raise DemoError(path, name(group, key), f"truncated or corrupt HDF5 ({_words(error)})") from error
 
@@ -92,7 +101,17 @@ def numbers(
     path: Path, group: h5py.Group, key: str, dtype: type[np.floating] = np.float32, *, columns: int | None = None
 ) -> np.ndarray:
     """The array (rows, width) at `key` as `dtype`; DemoError as `array`, and for NaN or infinity in what is read."""
-    value = array(path, group, key, 2, columns)
+    return _finite(path, group, key, array(path, group, key, 2, columns), dtype)
+
+
+def columns(path: Path, group: h5py.Group, key: str) -> np.ndarray:
+    """The array (rows,) or (rows, width) at `key` as (rows, width) float32; DemoError as `numbers`."""
+    axes = len(shape(path, group, key))
+    value = array(path, group, key, 1 if axes == 1 else 2)
+    return _finite(path, group, key, value.reshape(len(value), -1), np.float32)
+
+
+def _finite(path: Path, group: h5py.Group, key: str, value: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
     with np.errstate(over="ignore"):
         value = value.astype(dtype, copy=False)
     bad = np.flatnonzero(~np.isfinite(value).all(1))

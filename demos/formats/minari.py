@@ -99,7 +99,8 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
     told = {**meta, "episode": int(name.partition("_")[2]), "notes": notes, **d4rl.reference(task)}
     told |= transitions.reported(task, rewards, success)
     told["ends_by"] = "termination" if terminal else "time limit" if truncated else "end of recording"
-    return transitions.episode(state, action, rewards, terminal=terminal, sim_state=sim_state, meta=told)
+    obs = {"state": state}
+    return transitions.episode(obs, action, rewards, terminal=terminal, sim_state=sim_state, meta=told)
 
 
 def _state(path: Path, group: h5py.Group, task: str) -> tuple[np.ndarray, list[str]]:

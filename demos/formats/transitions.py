@@ -1,13 +1,14 @@
-"""What D4RL and Minari files share: task names, state layouts, and turning "action leaves its row" into storage.
+"""What files of transitions share: task names, state layouts, and turning "action leaves its row" into storage.
 
-In both, action[t] leads from obs[t] to obs[t+1]; storage puts it into the row it led to (algorithms 1.2).
+In D4RL, Minari, robomimic and LeRobot, action[t] leads from obs[t] to obs[t+1]; storage puts it into the row it
+led to (algorithms 1.2).
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,15 +42,20 @@ def task_of(name: str) -> str | None:
     for word, after in itertools.pairwise([*words, ""]):
         if word == "antmaze":
             return f"antmaze-{MAZES[after]}" if after in MAZES else None
-        plain = word.removeprefix("adroithand").removeprefix("franka").removesuffix("sparse")
-        if plain in TASKS:
-            return plain
+        bare = word.removeprefix("adroithand").removeprefix("franka").removesuffix("sparse")
+        if bare in TASKS:
+            return bare
     return None
 
 
 def task_of_env(env_id: str) -> str:
     """As `task_of` for an environment id; one we do not know is its own lower-case name without the version."""
-    return task_of(env_id) or re.sub(r"-v\d+$", "", env_id).lower()
+    return task_of(env_id) or plain(env_id)
+
+
+def plain(env_id: str) -> str:
+    """An environment id in lower case without its version."""
+    return re.sub(r"-v\d+$", "", env_id).lower()
 
 
 def columns(task: str, width: int) -> int:
@@ -123,9 +129,9 @@ def reported(task: str, rewards: np.ndarray, success: np.ndarray | None) -> dict
 
 
 def episode(
-    state: np.ndarray,
+    obs: Mapping[str, np.ndarray],
     action: np.ndarray,
-    reward: np.ndarray,
+    reward: np.ndarray | None,
     *,
     terminal: bool,
     sim_state: np.ndarray | None,
@@ -135,9 +141,9 @@ def episode(
     who does not ask.
 
     Args:
-        state: (n+1, d) float32; state[t+1] is what action[t] led to.
+        obs: "state" (n+1, d) float32 and/or "image" (n+1, 64, 64, 3) uint8; row t+1 is what action[t] led to.
         action: (n, A) float32.
-        reward: (n,) of any float type; reward[t] is that of action[t].
+        reward: (n,) of any float type; reward[t] is that of action[t]. None: the file tells none.
         terminal: the final row is a true termination.
         sim_state: (n+1, S) float64 or None.
         meta: JSON-able facts, among them the task. ``sim_state`` (what the simulator state consists of: unlike the
@@ -145,15 +151,16 @@ def episode(
 
     All arrays are copied, so that an episode does not keep the whole file in memory.
     """
-    rows = len(state)
+    rows = len(action) + 1
     index = np.arange(rows)
+    told = np.full(rows - 1, np.nan) if reward is None else reward
     return Episode(
-        obs={"state": state.copy()},
+        obs={key: value.copy() for key, value in obs.items()},
         action=np.concatenate([np.zeros_like(action[:1]), action]),
         is_first=index == 0,
         is_last=index == rows - 1,
         is_terminal=(index == rows - 1) & terminal,
-        reward=np.concatenate([[np.nan], reward]).astype(np.float32),
+        reward=np.concatenate([[np.nan], told]).astype(np.float32),
         sim_state=None if sim_state is None else sim_state.copy(),
         meta=meta | ({} if sim_state is None else {"sim_state": "+".join(sim_parts(meta["task"]))}),
     )

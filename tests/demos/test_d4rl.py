@@ -378,7 +378,6 @@ def test_public_returns(datasets: Path) -> None:
     [
         ("d4rl_layout/door-v0-human", "action"),
         ("d4rl_original/med_test_singstartAntmaze_medium_test_multistart_False_multigoal_False", "observations"),
-        ("robomimic_layout/door_human_low_dim", "file"),
     ],
 )
 def test_public_files_that_do_not_fit_are_refused(datasets: Path, name: str, key: str) -> None:

@@ -1,0 +1,57 @@
+"""meta["robot"]: what demonstrations tell of the robot they were recorded on, carried along to the exported policy.
+
+======  ===================================================================================================
+entry   content; each may be missing
+======  ===================================================================================================
+action  {"names", "low", "high"}, A of each: low and high are the actions that are -1 and 1, in the robot's units
+state   {"names"}: what the d numbers of the state are, in their order
+camera  {"key", "frame": [height, width, 3], "how"}: the camera, its frames, how they become 64 x 64
+dt      seconds between two rows
+======  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from envs.episode import Episode
+
+
+def problem(episode: Episode) -> str | None:
+    """What is wrong with the episode's meta["robot"], beside its arrays; None if nothing is, or it is not there."""
+    robot = episode.meta.get("robot", {})
+    if not isinstance(robot, dict):
+        return f"is a {type(robot).__name__}; expected an object"
+    parts = [robot.get(key, {}) for key in ("action", "state", "camera")]
+    if not all(isinstance(part, dict) for part in parts):
+        return "has an entry action, state or camera that is no object"
+    action, state, camera = parts
+    if "action" in robot and not _units(action, episode.action.shape[1]):
+        return "action: expected names, low and high of every action, low <= high"
+    if "state" in robot and "state" in episode.obs and not _names(state, episode.obs["state"].shape[1]):
+        return "state: expected the name of every number"
+    frame = camera.get("frame")
+    if camera and not (isinstance(frame, list) and len(frame) == 3 and {"key", "how"} <= set(camera)):
+        return "camera: expected key, frame (height, width, 3) and how"
+    if "dt" in robot and not (_number(robot["dt"]) and robot["dt"] > 0):
+        return f"dt: is {robot['dt']!r}; expected the seconds between two rows"
+    return None
+
+
+def _units(action: Mapping[str, Any], size: int) -> bool:
+    low, high = action.get("low"), action.get("high")
+    if not isinstance(low, list) or not isinstance(high, list) or not len(low) == len(high) == size:
+        return False
+    pairs = zip(low, high, strict=True)
+    return _names(action, size) and all(_number(a) and _number(b) and a <= b for a, b in pairs)
+
+
+def _names(part: Mapping[str, Any], size: int) -> bool:
+    names = part.get("names")
+    return isinstance(names, list) and len(names) == size and all(isinstance(name, str) for name in names)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
