@@ -50,7 +50,7 @@ _LEAST = {
     "reward.past": 1,
 }
 _MOST = {"ema": 1}  # the same at the other end
-_OPTIONAL = ("n_demos",)  # numbers that may be null
+_OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
 _NOT_IDENTITY = (
     "run",
     "init",

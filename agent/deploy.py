@@ -29,7 +29,8 @@ class Deployed:
     """A policy that ``agent.export`` wrote. ``reset`` begins an episode, ``act`` is one step of it.
 
     Attributes:
-        card: what ``policy.json`` says: "obs" (key, shape, dtype), "action" (size), "dt" (seconds between two actions).
+        card: what ``policy.json`` says: "obs" (key, shape, dtype), "action" (size), "dt" (seconds between two actions),
+            and "robot" where the demonstrations told of one: its units, the names of its numbers, its camera.
     """
 
     def __init__(self, graph: bytes, card: Mapping[str, Any]) -> None:
@@ -102,6 +103,20 @@ class Deployed:
         self._action, self._first = action, False
         self._memory = {name: by_name[f"next_{name}"] for name in self._memory}
         return action[0].copy()
+
+    def to_robot(self, action: np.ndarray) -> np.ndarray:
+        """An action (A,) in [-1, 1], as ``act`` gives it -> (A,) float64 in the robot's own units, in the order of
+        ``card["robot"]["action"]["names"]``, never outside its "low" and "high".
+
+        Raises DeployError: the demonstrations told no units, or it is no finite action of that size.
+        """
+        units = self.card.get("robot", {}).get("action")
+        if units is None:
+            raise DeployError("the demonstrations told no units of the robot: its actions are in [-1, 1]")
+        low, high, share = (np.asarray(one, np.float64) for one in (units["low"], units["high"], action))
+        if share.shape != low.shape or not np.isfinite(share).all():
+            raise DeployError(f"an action of shape {share.shape}: expected {low.shape}, finite")
+        return low + (np.clip(share, -1, 1) + 1) / 2 * (high - low)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
     POLICY/policy.json    card: what goes in and out, the pace, where it comes from, how well it was checked
     POLICY/deploy.py      what runs it, for a machine without this project
     POLICY/README.md      the same for people
+    POLICY/frames.py      only with demonstrations from a camera: its frames as the policy sees them
 
 Memory (the recurrent latent of a world model of pixels) goes in and out explicitly, so that the
 graph itself has no state.
@@ -26,7 +27,8 @@ import numpy as np
 from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
-from agent.finished import command, open_run, rebuild
+from agent.finished import command, open_run, rebuild, robot_of
+from demos import frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +95,9 @@ def export(options: Options) -> Path:
         },
     }
     env.close()
+    robot = robot_of(options.run) or {}
+    unseen = "state" if obs["key"] == "image" else "camera"
+    card |= {"robot": {key: value for key, value in robot.items() if key != unseen}} if robot else {}
     graph = convert(agent, card)
     card["check"] = {"steps": CHECKED, "largest_difference": difference(agent, graph, card), "tolerance": TOLERANCE}
     if not card["check"]["largest_difference"] <= TOLERANCE:
@@ -100,6 +105,8 @@ def export(options: Options) -> Path:
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out / GRAPH, graph)
     write_atomic(options.out / "deploy.py", Path(deploy.__file__).read_bytes())
+    if "camera" in card.get("robot", {}):
+        write_atomic(options.out / "frames.py", Path(frames.__file__).read_bytes())
     write_atomic(options.out / "README.md", _readme(card, len(graph)).encode())
     write_atomic(options.out / CARD, json.dumps(card, indent=1).encode())  # last: a folder with a card is complete
     print(f"{options.out}: {len(graph) / 1e6:.1f} MB; acts like the run to {card['check']['largest_difference']:.1e}")
@@ -216,6 +223,26 @@ def _told(evaluation: dict[str, Any] | None) -> str:
     return f"In {evaluation['episodes']} simulated episodes: success {rate}, score {score} (mean, 95 % interval)."
 
 
+def _of_the_robot(robot: dict[str, Any]) -> str:
+    """The section on the robot's units, names and camera; nothing where the demonstrations tell nothing of them."""
+    if not robot:
+        return ""
+    lines = ["", "## The robot", "", "What the demonstrations tell of it; `policy.json` has the same under `robot`."]
+    if (camera := robot.get("camera")) is not None:
+        height, width, _ = camera["frame"]
+        made = "frames.py (numpy alone) makes the observation: `from frames import small; policy.act(small(frame))`"
+        lines += ["", f"Camera `{camera['key']}`, RGB frames {width} wide and {height} high; {made}.", ""]
+        lines += [f"What it does: {camera['how']}."]
+    if (state := robot.get("state")) is not None:
+        lines += ["", f"Numbers of the state, in this order: {', '.join(state['names'])}."]
+    if (action := robot.get("action")) is not None:
+        lines += ["", "`policy.to_robot(action)` turns an action into the robot's units:", ""]
+        lines += ["| number | -1 is | 1 is |", "|---|---|---|"]
+        each = zip(action["names"], action["low"], action["high"], strict=True)
+        lines += [f"| {name} | {low:.6g} | {high:.6g} |" for name, low, high in each]
+    return "\n".join([*lines, ""])
+
+
 def _readme(card: dict[str, Any], size: int) -> str:
     obs, made, options, check = (card[key] for key in ("obs", "provenance", "options", "check"))
     shape = " x ".join(map(str, obs["shape"]))
@@ -241,7 +268,7 @@ In {check["steps"]} steps its actions differed from the run's by at most {check[
 | where it comes from | |
 |---|---|
 {chr(10).join(f"| {name} | {value} |" for name, value in made.items())}
-"""
+{_of_the_robot(card.get("robot", {}))}"""
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Environment processes import the modules of commands, so torch stays inside func
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from agent.agent import Agent
 
 Options = TypeVar("Options")
+ROBOT = "robot.json"  # of a run whose demonstrations tell of a robot: what they tell
 # of a run: its newest weights, those that scored best when it was monitored, those nearest to the demonstrations
 FOLDERS = {"last": "checkpoint", "best": "best", "chosen": "chosen"}
 
@@ -50,6 +52,22 @@ def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str
     if state is None:
         raise CheckpointError(f"{run}: holds no {FOLDERS[weights]} yet")
     return config, state
+
+
+def robot_of(run: Path) -> dict[str, Any] | None:
+    """What the run's demonstrations tell of the robot; None: nothing. Raises ConfigError when the file is damaged."""
+    from agent.build import ConfigError
+
+    path = run / ROBOT
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not readable ({error}); the command that trained the run writes it again"
+        ) from error
+    return dict(found)
 
 
 def restore(run: Path, config: dict[str, Any], state: dict[str, Any], env: Any, device: Any) -> Agent:

@@ -50,6 +50,11 @@ class Given:
         return found if self.comparisons is None else found | {"preferences_sha256": self.comparisons.checksum()}
 
     @property
+    def robot(self) -> dict[str, Any] | None:
+        """What the demonstrations tell of the robot (units of the actions, names, camera, pace); None: nothing."""
+        return next((one.meta["robot"] for one in (*self.demos[:1], *self.recorded[:1]) if "robot" in one.meta), None)
+
+    @property
     def rows(self) -> int:
         """Rows that a replay must hold from the start, where nothing that is recorded may give way."""
         return sum(map(len, (*self.demos, *self.recorded))) if self.recorded else 0
@@ -151,6 +156,9 @@ def _spaces(config: Mapping[str, Any], demos: Sequence[Episode], recorded: Seque
         kinds.append(Spaces(obs.shape[1:], obs.dtype, first.action.shape[1]))
     if kinds and kinds[0] != kinds[-1]:
         raise ConfigError(f"demos and dataset differ: {kinds[0]} and {kinds[-1]}")
+    told = [one.meta["robot"].get("action") for one in (*demos[:1], *recorded[:1]) if "robot" in one.meta]
+    if told and told[0] != told[-1]:
+        raise ConfigError("demos and dataset differ in the units of their actions: take both from one LeRobot data set")
     if kinds:
         return kinds[0]
     env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, restore
+from agent.finished import command, open_run, restore, robot_of
 from demos import dataset
 from demos.errors import DemoError
 from demos.formats import d4rl
@@ -112,6 +112,7 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
 
     task, obs = config["task"], config["obs"]
     env = make(task["name"], obs["name"], **task["options"])
+    robot = robot_of(options.run)
     agent = restore(options.run, config, state, env, pick_device(options.device))
     torch.manual_seed(options.seed)
     wanted = options.episodes if options.steps is None else options.steps
@@ -119,6 +120,8 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
     while kept < wanted and tried < 3 * wanted:
         with one_thread():  # and the numbers do not depend on how many there are
             episode = played(agent, env, obs["key"], RECORD_SEEDS + options.seed + number, mode=not options.sampled)
+        if robot is not None:
+            episode.meta["robot"] = robot
         score, amount = episode.meta["score"], 1 if options.steps is None else episode.steps
         good = options.min_score is None or score >= options.min_score
         tried, number, kept, found = tried + amount, number + 1, kept + good * amount, found + good

@@ -115,10 +115,11 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     from agent.build import ConfigError
     from agent.config import dump_config, fingerprint
     from agent.data import Replay
-    from agent.finished import FOLDERS
+    from agent.finished import FOLDERS, ROBOT
     from agent.given import TOLD
     from agent.logger import Logger
     from agent.trainer import Trainer
+    from demos.dataset import write_atomic
     from envs.vector import VectorEnv
 
     task, obs, data = config["task"], config["obs"], config["data"]
@@ -134,6 +135,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         termination=data["termination"],
     )
     dump_config(config, folder / "config.yaml")
+    if given.robot is not None:  # also when resumed: the checksums of the configuration say that they are the same
+        write_atomic(folder / ROBOT, json.dumps(given.robot, indent=1).encode())
     if state is None:
         (folder / "versions.json").write_text(json.dumps(versions(agent.device), indent=1))
     lines = {} if state is None else {"resume_step": int(state["step"]), "resume_lines": state["logger_lines"]}

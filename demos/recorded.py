@@ -12,6 +12,8 @@ from demos.errors import DemoError
 from envs.base import Environment
 from envs.errors import EnvError
 
+DT = 0.1  # seconds between two actions, where nobody tells
+
 
 class RecordedEnv(Environment):
     """Plays recorded observations, whatever the actions, and tells how near these come to the recorded ones.
@@ -34,23 +36,25 @@ class RecordedEnv(Environment):
         render: str = "fast",
         recordings: str = "",
         used: int | None = None,
-        dt: float = 0.1,
+        dt: float | None = None,
     ) -> None:
         """Read the recordings. recordings: a folder or file in any known format. used: how many of them, the first
-        ones, are learned from. dt: seconds between two actions. `render` styles look the same.
+        ones, are learned from. dt: seconds between two actions; None: as the recordings tell, or else 0.1. `render`
+        styles look the same.
 
         Raises EnvError where they cannot be read.
         """
         if obs not in ("pixels", "state"):
             raise EnvError(f"obs must be 'pixels' or 'state', got {obs!r}")
-        if not dt > 0:
+        if dt is not None and not dt > 0:
             raise EnvError(f"task.options.dt={dt}: expected the seconds between two actions")
         self._key = "image" if obs == "pixels" else "state"
         try:
             found = dataset.load(recordings, obs_keys=(self._key,))
         except DemoError as error:
             raise EnvError(f"task.options.recordings: {error}") from error
-        self.dt, self.render_style = dt, render
+        told = found[0].meta.get("robot", {}).get("dt", DT)
+        self.dt, self.render_style = told if dt is None else dt, render
         self.held_out = found[used:] if used is not None else []
         self._episodes = self.held_out or found
         self.horizon = max(one.steps for one in self._episodes)

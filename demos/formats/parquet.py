@@ -46,7 +46,7 @@ def table(
     wanted = [*columns, *(key for key in optional if key in present)]
     filters = None if only is None else [(only[0], "=", only[1])]
     try:
-        return parquet.read_table(path, columns=wanted, filters=filters, partitioning=None, memory_map=False)
+        return parquet.read_table(path, columns=wanted, filters=filters, partitioning=None, use_threads=False)
     except damage as error:
         raise DemoError(path, "file", f"truncated or corrupt Parquet ({error})") from error
 

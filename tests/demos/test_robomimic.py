@@ -136,7 +136,7 @@ def test_it_is_told_from_the_other_hdf5_formats(tmp_path: Path) -> None:
         with h5py.File(write(tmp_path / "b.hdf5"), "a") as file:
             file[extra] = np.zeros((3, 2))
         found = formats.sniff(tmp_path / "b.hdf5")
-        assert found.NAME == name
+        assert found is formats.FORMATS[name]
 
 
 def _nan(rows: int, width: int) -> np.ndarray:

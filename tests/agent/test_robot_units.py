@@ -1,0 +1,150 @@
+"""The robot's units, names, camera and pace: from a LeRobot data set through training to the exported policy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent import deploy, export, record, train
+from agent.deploy import Deployed, DeployError
+from demos import convert, dataset
+from demos.frames import small
+from envs.episode import to_pairs
+from tests.agent.runs import local, overrides, start
+from tests.demos import lerobot_sets as sets
+
+SHORT = ("task=own", "steps=3", "eval.every=3", "data.length=2", "n_demos=2")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run from state on two episodes of a LeRobot data set, which lies beside it."""
+    local(monkeypatch)
+    sets.write(tmp_path / "set", cameras=("front",))
+    start(tmp_path / "run", *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state")
+    return tmp_path / "run"
+
+
+def exported(run: Path, out: Path) -> dict[str, Any]:
+    """The card of the run's policy."""
+    assert export.main([f"run={run}", f"out={out}"]) == 0
+    return json.loads((out / "policy.json").read_text())
+
+
+def test_units_reach_the_card_and_lead_back_to_what_was_recorded(run: Path, tmp_path: Path) -> None:
+    card = exported(run, tmp_path / "policy")
+    assert card["dt"] == 0.1 and card["action"] == {"size": 3, "low": -1.0, "high": 1.0}
+    assert card["robot"]["state"] == {"names": ["x", "y"]} and "camera" not in card["robot"]
+    assert card["robot"]["action"]["names"] == sets.NAMES
+    policy = Deployed.load(tmp_path / "policy")
+    for number, one in enumerate(dataset.load(tmp_path / "set", obs_keys=("state",))):
+        taken = to_pairs(one.obs["state"], one.action).action
+        np.testing.assert_allclose([policy.to_robot(a) for a in taken], sets.action(number)[:-1], atol=1e-5)
+    low, high = (np.array(card["robot"]["action"][side]) for side in ("low", "high"))
+    np.testing.assert_allclose(policy.to_robot(np.full(3, -1)), low)
+    np.testing.assert_allclose(policy.to_robot(np.full(3, 9.0)), high)
+    assert policy.to_robot(np.array([0.0, 0.0, 0.9]))[2] == 7, "a constant action stays what it was"
+    acted = policy.to_robot(policy.act(np.array([1, 10], np.float32)))
+    assert ((low <= acted) & (acted <= high)).all()
+    for bad in (np.zeros(2), np.array([0, np.nan, 0])):
+        with pytest.raises(DeployError, match=r"expected \(3,\), finite"):
+            policy.to_robot(bad)
+    text = (tmp_path / "policy/README.md").read_text()
+    assert "| gripper | 7 | 7 |" in text and "in this order: x, y." in text
+
+
+def test_they_are_kept_with_the_run_and_come_back_when_it_is_resumed(run: Path, tmp_path: Path) -> None:
+    kept = (run / "robot.json").read_text()
+    (run / "robot.json").unlink()
+    start(run, *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state")
+    assert (run / "robot.json").read_text() == kept
+    (run / "robot.json").write_text("{")
+    assert export.main([f"run={run}", f"out={tmp_path / 'policy'}"]) == 1
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_policy_s_own_episodes_are_in_the_same_units(run: Path, tmp_path: Path) -> None:
+    assert record.main([f"run={run}", f"out={tmp_path / 'again'}", "episodes=1", "device=cpu"]) == 0
+    (one,) = dataset.load(tmp_path / "again", obs_keys=("state",))
+    assert one.meta["robot"] == json.loads((run / "robot.json").read_text())
+
+
+def test_from_pixels_the_camera_is_told_and_the_frames_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    root, run, policy = sets.write(tmp_path / "set", "v3.0", ("front",)), tmp_path / "run", tmp_path / "policy"
+    assert convert.main(["format=lerobot", f"src={root}", f"out={tmp_path / 'own'}"]) == 0
+    start(run, *SHORT, f"demos={tmp_path / 'own'}", "algo=bc_cnn", "obs=pixels", "data.length=4")
+    card = exported(run, policy)
+    camera = card["robot"]["camera"]
+    assert camera["key"] == sets.CAMERA and camera["frame"] == [*sets.SIDE, 3] and "state" not in card["robot"]
+    assert "RGB frames 128 wide and 96 high" in (policy / "README.md").read_text()
+    frame = np.random.default_rng(0).integers(0, 256, (*sets.SIDE, 3), np.uint8)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "for name in ('torch', 'agent', 'envs', 'demos', 'models'): sys.modules[name] = None\n"
+        "import numpy; from deploy import Deployed; from frames import small\n"
+        f"frame = numpy.random.default_rng(0).integers(0, 256, {frame.shape}, numpy.uint8)\n"
+        "policy = Deployed.load(sys.argv[1]); print(policy.to_robot(policy.act(small(frame))).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(policy)], capture_output=True, text=True, env={})
+    assert done.returncode == 0, done.stderr
+    here = Deployed.load(policy)
+    np.testing.assert_allclose(json.loads(done.stdout), here.to_robot(here.act(small(frame))), atol=1e-5)
+
+
+def test_without_units_nothing_changes_and_asking_for_them_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    run, policy = tmp_path / "run", tmp_path / "policy"
+    start(run, "algo=bc", "obs=state", "steps=3", "eval.every=3")
+    assert not (run / "robot.json").exists() and "robot" not in exported(run, policy)
+    assert not (policy / "frames.py").exists() and "The robot" not in (policy / "README.md").read_text()
+    with pytest.raises(DeployError, match="no units of the robot"):
+        Deployed.load(policy).to_robot(np.zeros(1))
+
+
+def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "slow"
+    start(again, *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state", "task.options.dt=0.25")
+    assert exported(again, tmp_path / "slow-policy")["dt"] == 0.25
+    exported(run, tmp_path / "policy")
+    assert deploy.main([f"policy={tmp_path / 'policy'}", "episodes=1", "pace=false"]) == 0
+
+
+def test_other_transitions_in_other_units_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local(monkeypatch)
+    one, other = (sets.write(tmp_path / name, "v2.0") for name in ("one", "other"))
+    sets.put(other / "meta/stats.json", json.dumps({"action": {"min": [-9.0] * 3, "max": [99.0] * 3}}))
+    given = ("task=own", f"demos={one}", "obs=state", "algo=offline_ml_irl", f"dataset={other}")
+    assert train.main(overrides(tmp_path / "run", *given)) == 1
+    assert "demos and dataset differ in the units of their actions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("robot", "reason"),
+    [
+        ([], "is a list"),
+        ({"action": 3}, "is no object"),
+        ({"action": {"names": ["a"], "low": [0.0], "high": [1.0]}}, "of every action"),
+        ({"action": {"names": list("abc"), "low": [0.0] * 3, "high": [0.0, 1.0, -1.0]}}, "low <= high"),
+        ({"state": {"names": ["x"]}}, "the name of every number"),
+        ({"camera": {"key": "front"}}, "expected key, frame"),
+        ({"dt": 0}, "seconds between two rows"),
+    ],
+)
+def test_what_an_episode_tells_of_the_robot_is_checked(tmp_path: Path, robot: Any, reason: str) -> None:
+    (one,) = dataset.load(sets.write(tmp_path / "set"), limit=1, obs_keys=("state",))
+    one.meta["robot"] = robot
+    with pytest.raises(dataset.DemoError, match=f"robot: .*{reason}"):
+        dataset.save(tmp_path / "x.npz", one)
