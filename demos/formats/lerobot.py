@@ -89,12 +89,14 @@ def read(path: Path, *, keys: Collection[str] | None = None, camera: str | None 
 
 
 def _episode(found: Index, piece: Piece, camera: str | None) -> Episode:
-    path, inside = piece.data, camera is not None and camera not in piece.clips
-    columns = [key for key in (_STATE,) if key in found.features] + ["action", EPISODE, "frame_index"]
-    if not inside and _STATE not in found.features and camera is None:
-        raise DemoError(found.info, _STATE, f"missing, and no pictures to read: {', '.join(found.features)}")
-    widths = {key: found.width(key) for key in (*columns[:-2],)}
-    data = parquet.table(path, columns + [camera] * inside, only=(EPISODE, piece.number))  # type: ignore[list-item]
+    path = piece.data
+    numbers = [key for key in (_STATE, "action") if key == "action" or key in found.features]
+    inside = camera is not None and camera not in piece.clips
+    if camera is None and _STATE not in found.features:
+        raise DemoError(found.info, _STATE, f"missing, and no pictures are to be read: {', '.join(found.features)}")
+    widths = {key: found.width(key) for key in numbers}
+    columns = [*numbers, EPISODE, "frame_index", *([camera] if camera is not None and inside else [])]
+    data = parquet.table(path, columns, only=(EPISODE, piece.number))
     if len(data) != piece.rows:
         raise DemoError(path, EPISODE, f"{len(data)} rows are of episode {piece.number}; meta tells {piece.rows}")
     if piece.rows < 2:
@@ -149,7 +151,8 @@ def _scaled(path: Path, number: int, action: np.ndarray, low: np.ndarray, high: 
             path,
             "action",
             f"number {column} is {action[row, column]:.6g} in row {row} of episode {number}, but meta tells a range of "
-            f"{low[column]:.6g} to {high[column]:.6g}: its statistics are of other data",
+            f"{low[column]:.6g} to {high[column]:.6g}: its statistics are of other data (without meta/stats.json "
+            "and meta/episodes_stats.jsonl the range is taken from the actions themselves)",
         )
     unit = np.divide(2 * (action - low), span, out=np.ones_like(action), where=span > 0) - 1
     return unit.astype(np.float32)

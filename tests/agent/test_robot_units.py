@@ -112,12 +112,15 @@ def test_without_units_nothing_changes_and_asking_for_them_is_an_error(
         Deployed.load(policy).to_robot(np.zeros(1))
 
 
-def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
-    again = tmp_path / "slow"
-    start(again, *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state", "task.options.dt=0.25")
-    assert exported(again, tmp_path / "slow-policy")["dt"] == 0.25
-    exported(run, tmp_path / "policy")
-    assert deploy.main([f"policy={tmp_path / 'policy'}", "episodes=1", "pace=false"]) == 0
+def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    sets.change(sets.write(tmp_path / "set") / "meta/info.json", fps=25)
+    for name, more, dt in (("own", (), 0.04), ("asked", ("task.options.dt=0.25",), 0.25)):
+        start(tmp_path / name, *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state", *more)
+        assert exported(tmp_path / name, tmp_path / f"{name}-policy")["dt"] == dt
+        assert deploy.main([f"policy={tmp_path / f'{name}-policy'}", "episodes=1", "pace=false"]) == 0
 
 
 def test_other_transitions_in_other_units_are_refused(

@@ -102,6 +102,17 @@ def test_pictures_inside_the_rows(tmp_path: Path) -> None:
         )
 
 
+def test_pictures_without_states(tmp_path: Path) -> None:
+    info = write(tmp_path, cameras=("front",), inside=True) / "meta/info.json"
+    features = json.loads(info.read_text())["features"]
+    del features["observation.state"]
+    change(info, features=features)
+    (one, *_) = dataset.load(tmp_path, obs_keys=None)
+    assert set(one.obs) == {"image"} and "state" not in one.meta["robot"]
+    with pytest.raises(DemoError, match="info.json: observation.state: missing"):
+        read(tmp_path)
+
+
 def test_several_cameras_need_a_name_and_states_need_none(
     filmed: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
