@@ -129,18 +129,21 @@ class PixelWorldModel(nn.Module):
         return self.rssm.observe(self.embed(chunk.obs), chunk.action, chunk.is_first)
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
-        """Negative ELBO: unit-Gaussian image likelihood (summed over pixels, mean over B, T) + balanced KL."""
-        image = random_shift(chunk.obs, self.shift)
-        z = self.rssm.observe(self.embed(image), chunk.action, chunk.is_first)
+        """Negative ELBO: unit-Gaussian image likelihood (summed over pixels, mean over B, T) + balanced KL.
+
+        Shifted frames are seen, frames as they are reconstructed: latents need not say where the camera stands, nor
+        the decoder draw the same room in every place.
+        """
+        z = self.rssm.observe(self.embed(random_shift(chunk.obs, self.shift)), chunk.action, chunk.is_first)
         b, t = chunk.action.shape[:2]
         member = torch.randint(self.rssm.members, (t,), device=z.deter.device)
         prior = self.rssm.priors(z.deter, member)
         kl, kl_value = kl_loss(self.rssm.latent, z.params, prior, balance=self.kl_balance, free=self.free_nats)
-        feat, target = z.feat, image
+        feat, target = z.feat, chunk.obs
         if 0 < self.decode_rows < t:
             rows = torch.rand(b, t, device=feat.device).argsort(1)[:, : self.decode_rows]
             pick = torch.arange(b, device=feat.device)[:, None]
-            feat, target = feat[pick, rows], image[pick, rows]
+            feat, target = feat[pick, rows], target[pick, rows]
         error = (self.decode(feat) - scale_image(target)).square().flatten(2).sum(-1).mean()
         losses = Losses(image=0.5 * error, kl=self.kl_scale * kl)
         metrics = {"image_error": error.detach(), "kl": kl_value}

@@ -120,12 +120,12 @@ def test_reconstructed_rows_are_compared_with_their_own_frames(monkeypatch: pyte
     assert (seen[0][:, 0] != seen[0][:, 1]).all(), "without replacement"
 
 
-def test_shifted_frames_are_both_seen_and_reconstructed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shifted_frames_are_seen_and_frames_as_they_are_reconstructed(monkeypatch: pytest.MonkeyPatch) -> None:
     world, chunk = make_world(shift=4), make_chunk(2, 3)
     embedded: list[Tensor] = []
     embed = world.embed
     monkeypatch.setattr(world, "embed", lambda image: embedded.append(image) or embed(image))
-    monkeypatch.setattr(world, "decode", lambda feat: scale_image(embedded[0]))
+    monkeypatch.setattr(world, "decode", lambda feat: scale_image(chunk.obs))
     torch.manual_seed(0)
     assert world.loss(chunk)[0]["image"].item() == 0.0
     assert not torch.equal(embedded[0], chunk.obs)
