@@ -17,6 +17,7 @@ import numpy as np
 
 from demos.errors import DemoError
 from demos.formats import npz
+from demos.frames import small
 from envs.episode import Episode
 
 NAME = "cmil"
@@ -87,18 +88,17 @@ def read(path: Path) -> list[Episode]:
 
 
 def _image(path: Path, image: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
-    """Frames at 64x64: the mean over whole blocks, rounded half up, as area-filtered environment frames are."""
+    """Frames at 64x64, as area-filtered environment frames are."""
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
         raise DemoError(path, "image", f"is {image.dtype} {image.shape}; expected uint8 (rows, height, width, 3)")
-    rows, height, width, _ = image.shape
+    _, height, width, _ = image.shape
     if height != width or height % SIZE:
         raise DemoError(path, "image", f"is {height}x{width}; CMIL frames are 64x64 or 128x128")
     factor = height // SIZE
     if factor == 1:
         return image
     meta["notes"].append(f"image {height}x{width} reduced to {SIZE}x{SIZE} by the mean of {factor}x{factor} blocks")
-    blocks = image.reshape(rows, SIZE, factor, SIZE, factor, 3).sum((2, 4), dtype=np.uint32)
-    return ((blocks + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    return np.stack([small(frame) for frame in image])
 
 
 def _number(path: Path, key: str, value: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from demos.errors import DemoError
 from demos.experts.recording import verify
 from envs.episode import Episode
 
@@ -76,3 +78,36 @@ def assert_replays(env: Any, episode: Episode, row: int = 20, change: float = 0.
     assert verify(env, episode)
     episode.action[row, 0] -= change * np.sign(episode.action[row, 0])
     assert not verify(env, episode)
+
+
+def assert_refused(read: Callable[[], object], path: Path, key: str, reason: str) -> None:
+    """`read` fails in one line that names the file, the key and the reason."""
+    with pytest.raises(DemoError) as caught:
+        read()
+    assert (caught.value.path, caught.value.key) == (path, key)
+    assert reason in caught.value.reason and "\n" not in str(caught.value)
+
+
+def assert_damage_is_told(read: Callable[[], object], paths: Iterable[Path], trials: int, spared: int = 0) -> None:
+    """Every cut of a file is refused, and so is any other damage or it is harmless; another exception fails the test.
+
+    spared: bytes at the end of a file without which it may still be whole. The files are whole again afterwards.
+    """
+    rng = np.random.default_rng(0)
+    for path in paths:
+        good, refused = path.read_bytes(), 0
+        for trial in range(trials):
+            content, place = bytearray(good), int(rng.integers(len(good) - spared))
+            if trial % 2:
+                content[place : place + 20] = rng.bytes(len(content[place : place + 20]))
+            else:
+                content = content[:place]
+            path.write_bytes(content)
+            try:
+                read()
+            except DemoError as error:
+                refused += 1
+                assert "\n" not in str(error)
+        assert refused >= trials // 2, f"{path.name}: {refused} of {trials} refused"
+        path.write_bytes(good)
+    read()

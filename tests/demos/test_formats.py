@@ -11,7 +11,7 @@ import pytest
 from demos import dataset, formats
 from demos.dataset import DemoError, load
 from demos.formats import cmil, own
-from tests.demos.samples import cmil_hand, cmil_kitchen, edit, episode
+from tests.demos.samples import assert_refused, cmil_hand, cmil_kitchen, edit, episode
 
 # Sum of uint8 differences that overflow and underflow: the modulo arithmetic must give back the bytes.
 EXTREMES = np.array([0, 255, 0, 1, 255, 128], np.uint8)
@@ -103,11 +103,7 @@ def test_cmil_defect_is_refused_with_file_key_and_reason(tmp_path: Path, name: s
     defect, key, reason = KITCHEN_DEFECTS[name]
     path = cmil_kitchen(tmp_path / "a.npz")
     defect(path)
-    with pytest.raises(DemoError) as caught:
-        load(tmp_path)
-    error = caught.value
-    assert (error.path, error.key) == (path, key)
-    assert reason in error.reason
+    assert_refused(lambda: load(tmp_path), path, key, reason)
 
 
 def test_published_kitchen(kitchen: Path) -> None:

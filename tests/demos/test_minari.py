@@ -15,6 +15,7 @@ from demos import convert, dataset, inspect
 from demos.dataset import DemoError
 from demos.formats import minari
 from envs.episode import Episode, to_pairs
+from tests.demos.samples import assert_refused
 
 STATE = ("state",)
 HOPPER = {"env_spec": json.dumps({"id": "Hopper-v5"}), "dataset_id": "mine/expert-v0"}
@@ -169,10 +170,7 @@ def test_defect_is_refused_with_file_key_and_reason(tmp_path: Path, name: str) -
     defect, key, reason = DEFECTS[name]
     path = write(tmp_path)
     defect(tmp_path)
-    with pytest.raises(DemoError) as caught:
-        read(tmp_path)
-    assert (caught.value.path, caught.value.key) == (path, key)
-    assert reason in caught.value.reason
+    assert_refused(lambda: read(tmp_path), path, key, reason)
 
 
 def test_array_in_place_of_an_episode(tmp_path: Path) -> None:
