@@ -333,12 +333,12 @@ class Agent(nn.Module):
 
     def learner_state(self) -> dict[str, Any]:
         """State of the optimisers, for the checkpoint."""
-        return {name: o.adam.state_dict() for name, o in self.optimisers.items()}
+        return {name: o.state_dict() for name, o in self.optimisers.items()}
 
     def load_learner_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``learner_state``."""
         for name, o in self.optimisers.items():
-            o.adam.load_state_dict(state[name])
+            o.load_state_dict(state[name])
 
 
 def _own_pairs(chunk: Chunk) -> Tensor:

@@ -3,7 +3,6 @@
     folder/latest.json               names of the kept checkpoints, newest first
     folder/step-000012000/           manifest.json   format, step, fingerprint, sha256 of the other files
                                      NAME.safetensors   one file a module
-                                     optimisers.pt   torch.save, read back with weights_only=True
                                      state.json      everything else; its arrays and tensors in arrays.safetensors
 
 A checkpoint is written to folder/tmp-..., synced, renamed, and only then named in latest.json, which therefore names
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -30,11 +28,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-FORMAT = 1
+FORMAT = 2
+WEIGHTS_ALONE = 1  # an earlier format, whose optimisers are a pickle: not read
 # attributes of the agent that are saved, where it has them: what it is, and what it has imagined
 WEIGHTS = ("world", "reward", "policy", "slow", "coefficient")
 MODULES = (*WEIGHTS, "memory", "past")
 _ARRAY = "__array__"
+_NUMBERED = "__numbered__"  # marks a dict with whole numbers as keys: an optimiser's state
 
 
 class CheckpointError(RuntimeError):
@@ -50,8 +50,8 @@ def save(folder: Path, state: Mapping[str, Any], *, fingerprint: Mapping[str, An
     Args:
         folder: `RUN/checkpoint`; made if missing.
         state: must hold "step" (int >= 0). "modules": name -> state_dict of tensors. "optimisers": name -> state_dict
-            of an optimiser. Any other key: nested dicts (str keys) and lists of str, int, float, bool, None, arrays,
-            tensors.
+            of an optimiser. Any other key: nested dicts (keys: str, or whole numbers alone) and lists of str, int,
+            float, bool, None, arrays, tensors.
         fingerprint: JSON-able settings that a later `load` must agree with.
     Raises:
         CheckpointError: the state cannot be stored, or the disk refused; earlier checkpoints are intact then.
@@ -92,12 +92,8 @@ def _encode(state: Mapping[str, Any]) -> dict[str, bytes]:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name == "arrays":
             raise CheckpointError(f"checkpoint: module name {name!r} cannot be a file name")
         files[f"{name}.safetensors"] = _tensors(f"modules.{name}", module)
-    buffer = io.BytesIO()
-    torch.save(dict(state.get("optimisers", {})), buffer)
-    files["optimisers.pt"] = buffer.getvalue()
-    _read_optimisers(files["optimisers.pt"])  # what could not be read back must not be saved
     arrays: dict[str, torch.Tensor] = {}
-    rest = {key: value for key, value in state.items() if key not in ("modules", "optimisers")}
+    rest = {key: value for key, value in state.items() if key != "modules"}
     files["state.json"] = _json(_flatten_arrays(rest, "state", arrays))
     files["arrays.safetensors"] = _tensors("state", arrays)
     return files
@@ -126,10 +122,12 @@ def _flatten_arrays(value: Any, path: str, arrays: dict[str, torch.Tensor]) -> A
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
+        numbered = bool(value) and all(isinstance(key, int) and not isinstance(key, bool) for key in value)
         for key in value:
-            if not isinstance(key, str) or key == _ARRAY:
+            if not numbered and (not isinstance(key, str) or key in (_ARRAY, _NUMBERED)):
                 raise CheckpointError(f"checkpoint: {path} has the key {key!r}; keys must be strings")
-        return {key: _flatten_arrays(item, f"{path}.{key}", arrays) for key, item in value.items()}
+        flat = {str(key): _flatten_arrays(item, f"{path}.{key}", arrays) for key, item in value.items()}
+        return flat | ({_NUMBERED: True} if numbered else {})
     if isinstance(value, (list, tuple)):
         return [_flatten_arrays(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -225,13 +223,16 @@ def _listed(folder: Path) -> list[str]:
 # ---------------------------------------------------------------------- load
 
 
-def load(folder: Path, fingerprint: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def load(
+    folder: Path, fingerprint: Mapping[str, Any] | None = None, *, weights_alone: bool = False
+) -> dict[str, Any] | None:
     """Read the newest intact checkpoint (tensors on the CPU); None when the folder holds none.
 
     A damaged checkpoint costs a warning and the one before it is read.
 
     Args:
         fingerprint: compared with the saved one, when given.
+        weights_alone: nothing is to be continued, so that a checkpoint of the earlier format will do.
     Raises:
         CheckpointError: the fingerprints differ (names every key and both values), or no checkpoint is readable.
     """
@@ -243,7 +244,7 @@ def load(folder: Path, fingerprint: Mapping[str, Any] | None = None) -> dict[str
         if not names:
             break
         try:
-            manifest, files = _read_verified(folder / names[0])
+            manifest, files = _read_verified(folder / names[0], weights_alone)
             if fingerprint is not None:
                 _compare(folder / names[0], manifest["fingerprint"], fingerprint)
             return _decode(files)
@@ -257,10 +258,15 @@ def load(folder: Path, fingerprint: Mapping[str, Any] | None = None) -> dict[str
     return None
 
 
-def _read_verified(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _read_verified(path: Path, weights_alone: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
     manifest = json.loads((path / "manifest.json").read_bytes())
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in (FORMAT, WEIGHTS_ALONE):
         raise CheckpointError(f"{path}: format {manifest['format']}, this version reads {FORMAT}")
+    if manifest["format"] == WEIGHTS_ALONE and not weights_alone:
+        raise CheckpointError(
+            f"{path} was written by an earlier version, whose optimisers cannot be read: it can be evaluated and "
+            "exported, and a new run can begin from its weights (init=RUN), but it cannot be continued"
+        )
     files = {name: (path / name).read_bytes() for name in manifest["files"]}
     for name, entry in manifest["files"].items():
         if hashlib.sha256(files[name]).hexdigest() != entry["sha256"]:
@@ -273,15 +279,7 @@ def _decode(files: Mapping[str, bytes]) -> dict[str, Any]:
     state = _restore_arrays(json.loads(files["state.json"]), "state", arrays)
     modules = [name.removesuffix(".safetensors") for name in files if name.endswith(".safetensors")]
     state["modules"] = {n: load_tensors(files[f"{n}.safetensors"]) for n in modules if n != "arrays"}
-    state["optimisers"] = _read_optimisers(files["optimisers.pt"])
     return state
-
-
-def _read_optimisers(data: bytes) -> dict[str, Any]:
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle.UnpicklingError or RuntimeError, without a common base
-        raise CheckpointError(f"optimisers: only tensors and plain values can be stored ({error})") from error
 
 
 def _restore_arrays(value: Any, path: str, arrays: Mapping[str, torch.Tensor]) -> Any:
@@ -291,7 +289,9 @@ def _restore_arrays(value: Any, path: str, arrays: Mapping[str, torch.Tensor]) -
         raw = arrays[path].numpy().tobytes()
         return np.frombuffer(raw, np.dtype(value["dtype"])).reshape(value["shape"]).copy()
     if isinstance(value, dict):
-        return {key: _restore_arrays(item, f"{path}.{key}", arrays) for key, item in value.items()}
+        numbered = _NUMBERED in value
+        each = {k: _restore_arrays(item, f"{path}.{k}", arrays) for k, item in value.items() if k != _NUMBERED}
+        return {int(key): item for key, item in each.items()} if numbered else each
     if isinstance(value, list):
         return [_restore_arrays(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
     return value

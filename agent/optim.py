@@ -119,6 +119,20 @@ class Optimiser:
         for group in self.adam.param_groups:
             group["lr"], group["weight_decay"] = lr, self.wd / lr
 
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, counts and rates, for a checkpoint."""
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of ``state_dict``. Files hold moments row by row; here they lie in memory as their parameters do,
+        because the fused update walks through both.
+        """
+        self.adam.load_state_dict(state)
+        for p, held in self.adam.state.items():
+            for name, value in held.items():
+                if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                    held[name] = torch.empty_like(p).copy_(value)
+
     def step(self, loss: Tensor) -> Tensor:
         """``differentiate`` and ``apply``."""
         self.differentiate(loss)
