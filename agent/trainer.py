@@ -28,6 +28,7 @@ from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
 from envs.vector import VectorEnv
+from models.mlp_ensemble import FitStopped
 
 ACT = {"sampled": False, "mode": True}  # how training episodes are acted
 
@@ -59,7 +60,7 @@ class Trainer:
         self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         self.sampler = Sampler(replay, self.data, agent.device, online=self.online)
-        self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"])
+        self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
@@ -209,7 +210,10 @@ class Trainer:
         fits = stage.get("fits", 0) if self.upkeep.fits else 0
         while not self.stop and not self._out_of_time() and self.counters[f"{key}_fits"] < fits:
             self._progress(f"{stage['name']}: fitting the model")
-            self._keep_metrics(self.upkeep.fit())
+            try:
+                self._keep_metrics(self.upkeep.fit())
+            except FitStopped:  # a resumed run begins it again
+                return
             self.counters[f"{key}_fits"] += 1
             self._save_if_due()
         while not self.stop and not self._out_of_time() and not self.early_stop.over(key, stage):
@@ -235,7 +239,10 @@ class Trainer:
                 recent = self._recent()
                 if recent is None:
                     return
-                self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
+                try:
+                    self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
+                except FitStopped:  # a resumed run begins it again
+                    return
             self._update(self.parts, "training")
             self.counters["pending"] -= 1
             self._save_if_due()

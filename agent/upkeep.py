@@ -12,7 +12,7 @@ says ``learns = "fit"``, a reward learner where its ``policy_data`` come from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,18 @@ from models.latent import Latent
 class Upkeep:
     """Fits, rollouts and reward rounds of one agent; all state is in the agent and in the trainer's counters."""
 
-    def __init__(self, agent: Agent, replay: Replay, data: Mapping[str, Any], total: int) -> None:
-        """data: the configuration's data regime; total: environment steps (updates) of the whole run."""
+    def __init__(
+        self,
+        agent: Agent,
+        replay: Replay,
+        data: Mapping[str, Any],
+        total: int,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """data: the configuration's data regime; total: environment steps (updates) of the whole run. should_stop:
+        asked between two updates of a fit.
+        """
+        self.should_stop = should_stop
         self.agent, self.replay, self.data, self.total = agent, replay, data, total
         self.fits = agent.world.learns == "fit"
         self.rounds = RewardRounds(agent, replay, data)
@@ -45,13 +55,16 @@ class Upkeep:
     def before(
         self, counters: MutableMapping[str, float], rng: np.random.Generator, recent: Sequence[int] | RowPairs
     ) -> dict[str, Tensor]:
-        """Whatever is due before the next update; ``recent``: episodes for the reward's rounds; empty: all."""
+        """Whatever is due before the next update; ``recent``: episodes for the reward's rounds; empty: all.
+
+        Raises FitStopped when a fit was stopped: nothing has been done or counted then.
+        """
         done = int(counters["paid"])
         found: dict[str, Tensor] = {}
         round_due = self.round_due(counters)
-        counters["paid"] += 1
         if self.fits and self._due("fit", done):
             found |= self.fit()
+        counters["paid"] += 1
         if round_due:
             counters["reward_rounds"] += 1
             found |= self.rounds.play(int(counters["reward_rounds"]), rng, recent)
@@ -69,9 +82,13 @@ class Upkeep:
 
     # ---- world model ----
     def fit(self) -> dict[str, Tensor]:
-        """Fit the world model to every transition there is, demonstrations among them (algorithms 3.6)."""
+        """Fit the world model to every transition there is, demonstrations among them (algorithms 3.6).
+
+        Raises FitStopped.
+        """
         pairs = self.replay.pairs()
-        found = self.agent.world.fit(self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs))
+        x, action, ahead = self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs)
+        found = self.agent.world.fit(x, action, ahead, self.should_stop)
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
 

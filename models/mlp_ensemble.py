@@ -6,7 +6,7 @@ Extra shape legend: N members, n rows, F feature, A action, E elites.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,21 @@ class FitOptions:
     patience: int = 5
     tolerance: float = 0.01
     holdout: float = 0.1
+
+
+class FitStopped(Exception):
+    """A fit was asked to stop, and left nothing behind."""
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def mopo_l2(layers: int) -> tuple[float, ...]:
@@ -166,7 +181,14 @@ class MLPEnsemble(nn.Module):
             total += torch.stack([mse, self.nll(raw, b)]) * len(b)
         return total / len(x)
 
-    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor, options: FitOptions) -> dict[str, float]:
+    def fit(
+        self,
+        feat: Tensor,
+        action: Tensor,
+        next_feat: Tensor,
+        options: FitOptions,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
         """Fit all members to transitions (n, F), (n, A), (n, F), starting from the current weights.
 
         Each member keeps the weights of the epoch with its lowest hold-out error; where errors are level (within
@@ -178,8 +200,10 @@ class MLPEnsemble(nn.Module):
         is held out now.
 
         Returns the hold-out's ``mse`` (1 is what a constant reaches), ``mse_elites`` and ``nll``, and ``epochs``,
-        ``updates``, ``rows``. Raises ValueError for fewer than 5 rows, other shapes, or numbers that are not finite.
+        ``updates``, ``rows``. Raises ValueError for fewer than 5 rows, other shapes, or numbers that are not finite;
+        FitStopped when ``should_stop`` says so between two updates: all is then as if the fit had not begun.
         """
+        before = {name: value.clone() for name, value in self.state_dict().items()}, _random_state(feat.device)
         x, target, train, held = self._prepare(feat, action, next_feat, options.holdout)
         data = torch.cat([x, target], -1)[train]  # one gather fetches inputs and targets
         x_held, target_held = x[held], target[held]
@@ -196,6 +220,11 @@ class MLPEnsemble(nn.Module):
         cap, epochs, updates, stale = options.max_updates or math.inf, 0, 0, 0
         while epochs < options.max_epochs and updates < cap and stale < options.patience:
             for columns in torch.randperm(len(data), device=data.device).split(options.batch):
+                if should_stop():
+                    adam.zero_grad(set_to_none=True)
+                    self.load_state_dict(before[0])
+                    _set_random_state(feat.device, before[1])
+                    raise FitStopped
                 rows = data[boot[:, columns]]
                 grads = torch.autograd.grad(self.loss(*rows.split([x.shape[-1], target.shape[-1]], -1)).sum(), params)
                 for p, g in zip(params, grads, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -145,9 +147,11 @@ class StateEnsemble(StateModel):
         self.normalise_penalty = normalise_penalty
         self.ends = TERMINATIONS[termination]
 
-    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor) -> dict[str, float]:
+    def fit(
+        self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
         """Fit the ensemble to transitions (n, F), (n, A), (n, F) in units of feat (see ``MLPEnsemble.fit``)."""
-        return self.ensemble.fit(feat, action, next_feat, self.options)
+        return self.ensemble.fit(feat, action, next_feat, self.options, should_stop)
 
     def step(
         self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False, sample: bool = True

@@ -18,6 +18,7 @@ from agent.reward.base import RewardLearner
 from agent.starts import MixtureStarts, ReplayStarts
 from agent.upkeep import Upkeep
 from models.latent import HeadStats, Latent, Losses
+from models.mlp_ensemble import FitStopped
 from tests.agent.learner import FixedDist
 
 DATA: dict[str, Any] = {
@@ -46,7 +47,7 @@ class World(nn.Module):
         super().__init__()
         self.fitted: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor) -> dict[str, float]:
+    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Any) -> dict[str, float]:
         self.fitted.append((feat, action, next_feat))
         return {"updates": 7.0}
 
@@ -134,6 +135,20 @@ def replay(tmp_path: Path) -> Any:
 
 def upkeep(replay: Replay, starts: ReplayStarts | None = None, penalty: str = "none", **data: Any) -> Upkeep:
     return Upkeep(Learner(starts or ReplayStarts(), penalty), replay, DATA | data, total=1000)  # type: ignore[arg-type]
+
+
+def test_a_fit_that_is_stopped_is_not_counted(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = upkeep(replay)
+    counters: dict[str, float] = defaultdict(float)
+
+    def stopped(*_: Any) -> dict[str, float]:
+        assert work.should_stop is _[-1]
+        raise FitStopped
+
+    monkeypatch.setattr(work.agent.world, "fit", stopped)
+    with pytest.raises(FitStopped):
+        work.before(counters, np.random.default_rng(0), [])
+    assert not any(counters.values()) and not work.agent.optimisers["reward"].steps
 
 
 def test_cadences_count_paid_updates(replay: Replay) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agent.penalties import ens_std_mean
 from models.latent import HeadStats
-from models.mlp_ensemble import DELTA_FLOOR, FitOptions, MLPEnsemble, mopo_l2
+from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, mopo_l2
 from tests.models.tiny import numbers
 
 FEAT, ACTION = 3, 2
@@ -425,3 +425,16 @@ def test_disagreement_grows_with_the_distance_to_the_data() -> None:
         by_seed.append(ens_std_mean(HeadStats(mean.transpose(0, 1))).detach().view(2, -1).mean(0))
     assert min(spearmanr(edges, u).statistic for u in by_seed) > 0.8
     assert (torch.stack(by_seed).mean(0).diff() > 0).all()
+
+
+def test_a_fit_that_is_stopped_leaves_nothing_behind() -> None:
+    """Also not in the random state, so that a resumed run makes the fit that was given up."""
+    model, data = make(), transitions()
+    model.fit(*data, QUICK)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    calls = iter(range(100))
+    with pytest.raises(FitStopped):
+        model.fit(*(2 * x for x in data), QUICK, lambda: next(calls) == 5)
+    assert next(calls) == 6, "asked between two updates"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
