@@ -42,11 +42,6 @@ class Chunk:
     offset: np.ndarray  # (B,) int64, row of that episode that the chunk starts at
     truth: np.ndarray | None = None  # (B, T) float32, the environment's reward, only of a replay that keeps it
 
-    @property
-    def pair_valid(self) -> np.ndarray:
-        """(B, T-1) bool: rows t and t+1 belong to one episode. False only where a short episode was continued."""
-        return ~self.is_first[:, 1:]
-
 
 class RowPairs(NamedTuple):
     """n transitions: obs, next_obs (n, *obs_shape), action (n, A), done (n,) bool, position (n,) in time 0..1.

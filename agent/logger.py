@@ -96,10 +96,6 @@ class Logger:
         os.truncate(self.run / METRICS, size)
         self._file = open(self.run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
 
-    def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Show an (H, W, 3) uint8 picture in TensorBoard."""
-        self._events(lambda writer: writer.add_image(name, image, step, dataformats="HWC"))
-
     def _events(self, write: Callable[[Any], Any]) -> None:
         """Let `write` add to the TensorBoard events, unless they have been given up."""
         if "tensorboard" in self._lost:

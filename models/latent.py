@@ -54,11 +54,6 @@ def stack_latents(latents: list[Latent], dim: int) -> Latent:
     return Latent(*(torch.stack([getattr(z, f.name) for z in latents], dim) for f in fields(Latent)))
 
 
-def cat_latents(latents: list[Latent], dim: int = 0) -> Latent:
-    """Concatenate latents along an existing axis."""
-    return Latent(*(torch.cat([getattr(z, f.name) for z in latents], dim) for f in fields(Latent)))
-
-
 @dataclass(frozen=True)
 class HeadStats:
     """Predictions of the K ensemble members at one (latent, action): mean (..., K, S), std (..., K, S) or None.

@@ -60,7 +60,7 @@ def test_pairs_from_chunks_join_each_action_with_the_observation_it_was_taken_in
     chunk = replay.sample(64, 12, np.random.default_rng(0))
     convert = torch.from_numpy if tensors else np.asarray
     pairs = to_pairs(convert(chunk.obs), convert(chunk.action), convert(chunk.is_terminal), axis=1)
-    valid = convert(chunk.pair_valid)
+    valid = convert(~chunk.is_first[:, 1:])  # False where a short episode was continued
     assert 0 < int((~valid).sum()) < valid.shape[0] * valid.shape[1] / 2
     assert bool((pairs.action == 10 * pairs.state)[valid].all())
     assert bool((pairs.next_state == pairs.state + 1)[valid].all())
