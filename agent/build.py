@@ -115,7 +115,7 @@ def _make(table: dict[str, Any], config: Config, part: str, *shapes: Any) -> Any
     except TypeError as error:  # an option of another kind: a preset that is not meant for this observation
         cause = str(error).split(" got ")[-1]
         raise ConfigError(
-            f"algo={config['algo']['name']} obs={config['obs']['name']}: {part} {kind!r}: {cause}"
+            f"algo={config['algo']['name']} does not take obs={config['obs']['name']} ({part} {kind!r}: {cause})"
         ) from error
 
 
@@ -133,47 +133,17 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     world = _make(WORLD_MODELS, {**config, **more} if more else config, "world_model", action, obs).to(device)
     reward = _make(REWARDS, config, "reward", world, action)
     policy = _make(POLICIES, config, "policy", world.feat, action).to(device)
-    if policy.wants == "rollout" and not world.can_imagine:
-        raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
-    if policy.wants == "both" and reward is not None:
-        raise ConfigError("policy: this optimiser owns its reward and takes no other: reward=none")
-    if policy.wants in ("rollout", "transitions") and reward is None:
-        raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
-    if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
-        raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
-    source = "none" if reward is None else reward.policy_data
-    if flagged:
-        if not isinstance(policy.actor, SquashedActor):
-            raise ConfigError("data.termination=absorbing: policy=sac, nu_dice or iq; others act in absorbing states")
-        if reward is not None and (reward.needs_weights or source == "tracks"):
-            raise ConfigError(
-                "data.termination=absorbing: this reward compares whole trajectories, and absorbing states end none"
-            )
-        policy.actor.flagged = True
-    offline = config["data"]["regime"] == "offline"
-    if source in ("fresh", "tracks") and (offline or not hasattr(world, "latent")):
-        raise ConfigError(f"reward.policy_data={source}: rounds on new episodes need an environment, and obs=state")
-    if config["data"].get("reward_fresh", 0) > 0 and source not in ("fresh", "tracks"):
-        raise ConfigError("data.reward_fresh: episodes of their own are for rewards that learn in rounds on new ones")
-    if source in ("imagined", "chunks") and not world.can_imagine:
-        raise ConfigError(f"reward.policy_data={source}: this world model has no dynamics")
-    if source == "truth" and not offline:
-        raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
-    if offline and config["data"]["episodes_per_cycle"] > 0:
-        raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
-    cloned = config["init"] is not None or any("clone" in stage["parts"] for stage in config["data"]["stages"])
-    if getattr(policy, "reference", None) is not None and not cloned:
-        raise ConfigError("policy.reference=clone: no stage of data.stages clones, and there is no init=RUN that did")
-    if source == "imagined" and policy.wants != "transitions" and reward.needs_rounds:
-        raise ConfigError("reward.policy_data=imagined: comparisons enter in rounds of the reward, as with policy=sac")
     penalty = make_penalty(config["penalty"]["name"], config["penalty"]["alpha"], config["penalty"]["target"])
     if penalty.coefficient is not None:
         penalty.coefficient.to(device)
-    memory = None
+    _check_parts(config, world, reward, policy)
+    if flagged:
+        _check_flag(reward, policy)
+        policy.actor.flagged = True
+    memory = past = None
     if policy.wants == "transitions" and world.learns == "fit":
         memory = TransitionMemory(world.feat, action, config["data"]["memory"]).to(device)
-    past = None
-    if source == "weighted":
+    if reward is not None and reward.policy_data == "weighted":
         if memory is None or penalty.u is None or config["data"]["reward_start"] < 1:
             raise ConfigError(
                 f"reward={config['reward']['kind']} weighs data by a state model's uncertainty, against what that has "
@@ -202,6 +172,52 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     )
 
 
+def _check_parts(config: Config, world: Any, reward: Any, policy: Any) -> None:
+    """Raise ConfigError for parts that do not go together."""
+    if policy.wants == "rollout" and not world.can_imagine:
+        raise ConfigError("policy: this optimiser imagines, but the world model has no dynamics")
+    if policy.wants == "both" and reward is not None:
+        raise ConfigError("policy: this optimiser owns its reward and takes no other: reward=none")
+    if policy.wants in ("rollout", "transitions") and reward is None:
+        raise ConfigError("policy: this optimiser needs a reward learner, but reward.kind is none")
+    if reward is not None and world.can_imagine and (reward.needs_truth or reward.needs_next):
+        raise ConfigError(f"reward={config['reward']['kind']} is known of real transitions only; this model imagines")
+    source = "none" if reward is None else reward.policy_data
+    offline = config["data"]["regime"] == "offline"
+    if source in ("fresh", "tracks") and (offline or not hasattr(world, "latent")):
+        raise ConfigError(f"reward.policy_data={source}: rounds on new episodes need an environment, and obs=state")
+    if config["data"].get("reward_fresh", 0) > 0 and source not in ("fresh", "tracks"):
+        raise ConfigError("data.reward_fresh: episodes of their own are for rewards that learn in rounds on new ones")
+    if source in ("imagined", "chunks") and not world.can_imagine:
+        raise ConfigError(f"reward.policy_data={source}: this world model has no dynamics")
+    if source == "truth" and not offline:
+        raise ConfigError(f"reward={config['reward']['kind']} is fitted to the rewards of a data set: dataset=PATH")
+    if offline and config["data"]["episodes_per_cycle"] > 0:
+        raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
+    cloned = config["init"] is not None or any("clone" in stage["parts"] for stage in config["data"]["stages"])
+    if getattr(policy, "reference", None) is not None and not cloned:
+        raise ConfigError("policy.reference=clone: no stage of data.stages clones, and there is no init=RUN that did")
+    if source == "imagined" and policy.wants != "transitions" and reward.needs_rounds:
+        raise ConfigError("reward.policy_data=imagined: comparisons enter in rounds of the reward, as with policy=sac")
+    tau = getattr(reward, "tau", None)
+    told = config["policy"].get("temperature", config["policy"].get("entropy"))
+    if tau is not None and told != tau:
+        raise ConfigError(
+            f"reward.temperature={tau:g}: comparisons are read at the policy's temperature, which is {told}: both the "
+            "same number"
+        )
+
+
+def _check_flag(reward: Any, policy: Any) -> None:
+    """Raise ConfigError for parts that know nothing of an absorbing state."""
+    if not isinstance(policy.actor, SquashedActor):
+        raise ConfigError("data.termination=absorbing: policy=sac, nu_dice or iq; others act in absorbing states")
+    if reward is not None and (reward.needs_weights or reward.policy_data == "tracks"):
+        raise ConfigError(
+            "data.termination=absorbing: this reward compares whole trajectories, and absorbing states end none"
+        )
+
+
 def _check_termination(config: Config, termination: str) -> None:
     """Raise ConfigError for a mode that does not exist, or that the world model knows nothing of."""
     if termination not in TERMINATIONS:
@@ -226,6 +242,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device: {name!r} is not a device (auto, cpu, cuda, cuda:N)") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is not supported (auto, cpu, cuda, cuda:N)")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda asked for, but torch sees no CUDA device")
     return device

@@ -82,6 +82,8 @@ def gather(config: Mapping[str, Any]) -> Given:
     if config["demos"] != "none":
         if config["reward"]["kind"] == "truth":
             raise ConfigError("reward=truth learns from the environment alone: demos=none")
+        if config["demos"] == "shipped" and not simulated(config):
+            raise ConfigError(f"task={config['task']['name']} learns from your own recordings: demos=PATH is missing")
         source = dataset.shipped(task) if config["demos"] == "shipped" else Path(config["demos"])
         options = config["task"]["options"]
         try:
@@ -90,10 +92,23 @@ def gather(config: Mapping[str, Any]) -> Given:
         except dataset.DemoError as error:
             hint = "; if another task's are meant (data transfer): demos_task=TASK" if error.key == "task" else ""
             raise dataset.DemoError(error.path, error.key, error.reason + hint) from error
+    _check_dynamics(config)
     kept = demos[: config["n_demos"]]
     recorded = _recorded(config)
     like = _spaces(config, kept, recorded)
     return Given(kept, recorded, like, _comparisons(config, like), more=len(demos) > len(kept))
+
+
+def _check_dynamics(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where transitions of another task's demonstrations would be the policy's own (data transfer):
+    they are of other dynamics, and values would learn from them.
+    """
+    fraction = config["data"]["expert_fraction"]
+    if config["demos_task"] != config["task"]["name"] and config["obs"]["key"] == "state" and fraction not in (None, 0):
+        raise ConfigError(
+            f"demos_task={config['demos_task']}: the policy would learn from transitions of other dynamics "
+            f"(data.expert_fraction={fraction}): data.expert_fraction=0"
+        )
 
 
 def _recorded(config: Mapping[str, Any]) -> list[Episode]:

@@ -25,7 +25,7 @@ for seed in "${seeds[@]:-0}"; do
     own=() again=(policy.temperature=0.2)
     if [ $algo = airl ]; then own=(reward.state_only=true) again=(); fi
     common=(algo=$algo demos="$out/demos" n_demos=1 seed="$seed" ${own[@]+"${own[@]}"})
-    train task=ant-disabled demos_task=ant-custom "${common[@]}" run="$out/data-$algo-s$seed"
+    train task=ant-disabled demos_task=ant-custom data.expert_fraction=0 "${common[@]}" run="$out/data-$algo-s$seed"
     evaluate "$out/data-$algo-s$seed"
     if [ $algo = iq_learn ]; then continue; fi
     train task=ant-custom "${common[@]}" run="$out/learn-$algo-s$seed"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from agent import artefact
+from agent.config import load_config
 from agent.label import synthetic
 from agent.optim import Optimiser
 from agent.reward.aihf import AIHFReward
@@ -300,6 +301,18 @@ def test_special_cases_are_the_methods_that_they_are_called(tmp_path: Path) -> N
     both = tmp_path / "both"
     start(both, "algo=aihf", told, "reward.demo_loss=logistic", *TINY)
     assert any({"train/reward/gap", "train/reward/agreement"} <= set(line) for line in lines(both))
+
+
+@pytest.mark.usefixtures("_local")
+def test_comparisons_are_read_at_the_policys_temperature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(tmp_path / "run", "algo=aihf", "reward.w_pref=0", *TINY, "policy.temperature=0.05", expect=1)
+    assert "reward.temperature=0.2: comparisons are read at the policy's temperature, which is 0.05" in (
+        capsys.readouterr().err
+    )
+    for obs, name in (("state", "temperature"), ("pixels", "entropy")):
+        config, _ = load_config([f"obs={obs}", "task=line", "algo=aihf_offline", "size=debug"])
+        assert config["policy"][name] == config["reward"]["temperature"] == 0.2
+    start(tmp_path / "run", "algo=aihf", "reward.w_pref=0", *TINY, "policy.temperature=0.05", "reward.temperature=0.05")
 
 
 @pytest.mark.usefixtures("_local")

@@ -141,7 +141,9 @@ def test_demonstrations_of_another_task_are_taken_where_the_user_says_so(
     error = refused(capsys, run, *arguments)
     assert "task: is 'ant-custom'; this run is about 'ant-disabled'; if another task's" in error and not run.exists()
     assert "task: is 'ant-custom'; this run is about 'ant'" in refused(capsys, run, *arguments, "demos_task=ant")
-    start(run, *arguments, FROM_CUSTOM)
+    error = refused(capsys, run, *arguments, FROM_CUSTOM)
+    assert "transitions of other dynamics (data.expert_fraction=0.2): data.expert_fraction=0" in error
+    start(run, *arguments, FROM_CUSTOM, "data.expert_fraction=0")
     assert state(run)["counters"]["reward_rounds"] > 0 and any("eval/score_mode" in line for line in lines(run))
     assert rewards.main([f"run={run}", "device=cpu"]) == 0
     assert artefact.read(run).card["task"] == "ant-disabled"
@@ -150,7 +152,7 @@ def test_demonstrations_of_another_task_are_taken_where_the_user_says_so(
 def test_sizes_must_agree_all_the_same(
     demos: Path, learned: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    transfer = ("algo=ml_irl_s", f"demos={demos}", FROM_CUSTOM, *ANT)
+    transfer = ("algo=ml_irl_s", f"demos={demos}", FROM_CUSTOM, "data.expert_fraction=0", *ANT)
     other = "task.options.contact_forces=true"
     error = refused(capsys, tmp_path / "a", "task=ant-disabled", other, *transfer)
     assert "demonstrations have observations (27,) and 8 actions, the task (111,) and 8" in error
