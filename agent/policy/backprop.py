@@ -54,6 +54,7 @@ class BackpropPolicy(nn.Module):
         explore_noise: float,
         rl_scale: float,
         soft: bool = False,
+        critic_norm: bool = False,
     ) -> None:
         super().__init__()
         if critic not in ("q", "v"):
@@ -63,7 +64,9 @@ class BackpropPolicy(nn.Module):
         if soft and critic != "q":
             raise ValueError("policy.soft: values with entropy are those of pairs: policy.critic=q")
         self.actor = Actor(feat, action, hidden=hidden, layers=layers, min_std=min_std)
-        self.critics = Critics(feat, action if critic == "q" else 0, number=critics, hidden=hidden, layers=layers)
+        self.critics = Critics(
+            feat, action if critic == "q" else 0, number=critics, hidden=hidden, layers=layers, norm=critic_norm
+        )
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.q, self.data_critic = critic == "q", data_critic
         self.gamma, self.lambda_, self.entropy, self.beta_bc, self.rl_scale = gamma, lambda_, entropy, beta_bc, rl_scale
