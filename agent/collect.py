@@ -104,6 +104,7 @@ def play(agent: Agent, env: Any, seed: int, *, mode: bool) -> Iterator[Row]:
     while not over:
         action, carry = agent.act(obs[None], action, first, carry, mode=mode)
         obs, reward, terminated, truncated, info = env.step(action[0])
+        action = info.get("did", action[0])[None]
         first, over = np.zeros(1, bool), bool(terminated or truncated)
         yield Row(action[0], obs, info, bool(terminated), float(reward))
 
@@ -167,6 +168,7 @@ def _run_group(
         action, carry = agent.act(obs, action, first, carry, mode=mode, noise=noise)
         first = np.zeros(n, bool)
         obs, reward, terminated, truncated, infos = envs.step(action)
+        action = np.stack([info.get("did", one) for info, one in zip(infos, action, strict=True)])
         for i in np.flatnonzero(running).tolist():
             traces[i].obs.append(obs[i])
             traces[i].action.append(action[i])

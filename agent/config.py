@@ -51,6 +51,7 @@ _LEAST = {
 }
 _MOST = {"ema": 1}  # the same at the other end
 _OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
+# where things are, how long and how often: what a resumed run may change
 _NOT_IDENTITY = (
     "run",
     "init",
@@ -69,6 +70,7 @@ _NOT_IDENTITY = (
     "preferences",
     "graph",
 )
+_NOT_IDENTITY_OF_TASK = ("recordings", "dt")  # of task=own: where its recordings lie, and the pace of its robot
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 
 
@@ -239,6 +241,8 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     are referred to. A table that has got an entry for another algorithm leaves a run what it was.
     """
     kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY}
+    options = {k: v for k, v in config["task"]["options"].items() if k not in _NOT_IDENTITY_OF_TASK}
+    kept["task"] = dict(config["task"]) | {"options": options}
     return kept | {table: config[table]["name"] for table in ("size", "obs")}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 GRAPH, CARD, FORMAT = "policy.onnx", "policy.json", 1
 DEPLOY_SEEDS = 7 << 28  # above those of training, evaluation and recording
-USAGE = "python -m agent.deploy policy=POLICY [task=the policy's] [episodes=3] [seed=0] [pace=true]"
+USAGE = "python -m agent.deploy policy=POLICY [task=the policy's] [recordings=PATH] [episodes=3] [seed=0] [pace=true]"
 
 
 class DeployError(Exception):
@@ -76,8 +76,11 @@ class Deployed:
             if name.startswith("memory_")
         }
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
+    def act(self, obs: np.ndarray, did: np.ndarray | None = None) -> np.ndarray:
         """The observation of now, as the card's "obs" says -> the action until the next one, (A,) float32 in [-1, 1].
+
+        did: (A,) what was really done since the last observation, where that was not the action given here (a limit,
+        a person who stepped in): a policy of pictures infers from it what it sees next.
 
         Raises DeployError for another shape or type, and for numbers that are none: the memory stays as it was.
         """
@@ -89,9 +92,12 @@ class Deployed:
             raise DeployError(f"a picture of {obs.dtype}: expected uint8 from 0 to 255")
         if wanted != "uint8" and not np.isfinite(obs).all():
             raise DeployError("an observation with numbers that are not finite")
+        before = self._action if did is None else np.asarray(did, np.float32)[None]
+        if before.shape != self._action.shape or not np.isfinite(before).all():
+            raise DeployError(f"what was done, of shape {before.shape[1:]}: expected {self._action.shape[1:]}, finite")
         given = {
             "observation": obs[None].astype(wanted),
-            "action": self._action,
+            "action": before,
             "is_first": np.array([self._first]),
             **self._memory,
         }
@@ -121,12 +127,13 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. task: another one with the same observations and actions. pace: wait for the clock, as
-    a robot does; false: as fast as it goes.
+    """Arguments of the command. task: another one with the same observations and actions. recordings: what to play
+    where there is no simulator. pace: wait for the clock, as a robot does; false: as fast as it goes.
     """
 
     policy: Path
     task: str | None = None
+    recordings: Path | None = None
     episodes: int = 3
     seed: int = 0
     pace: bool = True
@@ -152,11 +159,13 @@ def play(policy: Deployed, env: Any, seed: int, *, pace: bool) -> Episode:
     policy.reset()
     seconds: list[float] = []
     late, over, due = 0, False, time.monotonic()
+    did: np.ndarray | None = None
     while not over:
         begun = time.monotonic()
-        action = policy.act(obs)
+        action = policy.act(obs, did)
         seconds.append(time.monotonic() - begun)
         obs, _, terminated, truncated, info = env.step(action)
+        did = info.get("did")
         over, due = bool(terminated or truncated), due + dt
         left = due - time.monotonic()
         late += left < 0
@@ -177,27 +186,35 @@ def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
         raise cli.UsageError("episodes must be at least 1, seed at least 0")
     policy = Deployed.load(options.policy)
     card, pictures = policy.card, policy.card["obs"]["key"] == "image"
-    task = options.task or card["task"]
-    env = make(task, "pixels" if pictures else "state", **(card["options"] if task == card["task"] else {}))
+    task, more = options.task or card["task"], dict(card["options"])
+    if not card.get("simulated", True) and task == card["task"]:
+        if options.recordings is None:
+            raise DeployError(f"task={task} has no simulator: recordings=PATH plays recorded observations at its pace")
+        more = {"recordings": str(options.recordings)}
+    elif options.recordings is not None:
+        raise DeployError(f"recordings={options.recordings}: task={task} has a simulator to play in")
+    env = make(task, "pixels" if pictures else "state", **(more if task == card["task"] else {}))
     assert env.observation_space.shape is not None and env.action_space.shape is not None
     here = list(env.observation_space.shape), env.action_space.shape[0]
     if here != (card["obs"]["shape"], card["action"]["size"]):
         env.close()
         raise DeployError(f"task={task}: observations {here[0]} and {here[1]} numbers an action, the policy's differ")
-    found = []
+    found, played = [], options.recordings is None
     for number in range(options.episodes):
         one = play(policy, env, DEPLOY_SEEDS + options.seed + number, pace=options.pace)
         found.append(one)
+        success = f"{'success' if one.success else 'no success'}, " if played else ""
         print(
-            f"episode {number + 1}/{options.episodes}: score {one.score:.4g}, "
-            f"{'success' if one.success else 'no success'}, {len(one.seconds)} steps, {one.late} late",
+            f"episode {number + 1}/{options.episodes}: score {one.score:.4g}, {success}{len(one.seconds)} steps, "
+            f"{one.late} late",
             file=stream,
             flush=True,
         )
     env.close()
     thought = 1e3 * np.concatenate([one.seconds for one in found])
+    successes = f"{sum(one.success for one in found)} of {len(found)} episodes succeed, " if played else ""
     print(
-        f"{sum(one.success for one in found)} of {len(found)} episodes succeed, mean score "
+        f"{successes}mean score "
         f"{np.mean([one.score for one in found]):.4g}; the policy takes {np.median(thought):.2f} ms a step (99 %: "
         f"{np.percentile(thought, 99):.2f}) of {1e3 * card['dt']:.0f}, {sum(one.late for one in found)} of "
         f"{len(thought)} steps late",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from agent.finished import command, open_run, restore
+from agent.finished import command, open_envs, open_run, restore
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -35,8 +35,8 @@ SUCCESS = {
     "kitchen": "a sub-task is done once its joints are within 0.3 (Euclidean distance) of their goal, and stays done "
     "for the rest of the episode; success: all of the sub-tasks are done",
     "line": "score: share of the steps that end within 0.1 of the goal; success: the last one does",
-    "own": "recorded observations are played, whatever the actions; error: mean distance of an action's numbers from "
-    "the recorded ones; score: 1 - error / 2",
+    "own": "recorded observations are played, each once, whatever the actions; error: mean distance of an action's "
+    "numbers from the recorded ones; score: 1 - error / 2",
     "count": "score: share of the steps with the right action; success: all of them",
     **dict.fromkeys(
         ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),
@@ -89,7 +89,6 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     from agent.config import set_threads
     from agent.monitor import EVAL_SEEDS
     from agent.train import versions
-    from envs.vector import VectorEnv
 
     stream = stream or sys.stdout
     if options.mode not in KINDS:
@@ -102,11 +101,14 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     device = pick_device(options.device)
     task, obs = config["task"], config["obs"]
     first = EVAL_SEEDS + options.seed
-    seeds = list(range(first, first + options.episodes))
     started = time.monotonic()
-    with VectorEnv(task["name"], obs["name"], _processes(options), options=task["options"]) as envs:
+    with open_envs(config, _processes(options)) as envs:
+        episodes = min(
+            options.episodes, envs.episodes or options.episodes
+        )  # the same recording twice tells nothing new
+        seeds = list(range(first, first + episodes))
         agent = restore(options.run, config, state, envs, device)
-        progress = _Progress(len(KINDS[options.mode]) * _rounds(options.episodes, len(envs)) * envs.horizon, stream)
+        progress = _Progress(len(KINDS[options.mode]) * _rounds(episodes, len(envs)) * envs.horizon, stream)
         results: dict[str, dict[str, Any]] = {}
         ends: tuple[Trace, Trace] | None = None
         for name, mode in KINDS[options.mode]:
@@ -115,14 +117,15 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
             results[name] = _summary(traces, envs.subtasks)
             ends = ends or found
         progress.close()
-        subtasks, count = envs.subtasks, len(envs)
+        subtasks, count, note = envs.subtasks, len(envs), envs.note
     report: dict[str, Any] = {
         "config": "-".join(config[k]["name"] for k in ("task", "obs", "algo", "size")) + f"-seed{config['seed']}",
         "checkpoint": {"weights": options.weights, "step": state["step"], "updates": int(state["counters"]["updates"])},
         "subtasks": list(subtasks),
         "success_definition": SUCCESS.get(task["name"])
         or SUCCESS.get(task["name"].split("-")[0], "as the environment reports it: all sub-tasks done"),
-        "episodes": options.episodes,
+        "note": note,
+        "episodes": episodes,
         "seeds": {"seed": options.seed, "first": seeds[0], "last": seeds[-1]},
         "envs": count,
         "results": results,
@@ -248,6 +251,8 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
     console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(report["success_definition"])
+    if report["note"]:
+        console.print(report["note"])
     written = run / REPORT[at["weights"]]
     console.print(f"seeds {report['seeds']['first']}..{report['seeds']['last']}; written to {written}")
 

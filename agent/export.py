@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild, robot_of
 from demos import frames
+from demos.recorded_env import pace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,25 +64,25 @@ def export(options: Options) -> Path:
         act like the run. EnvError: the task cannot run here. OSError, DemoError: the disk refuses.
     """
     from agent.build import ConfigError, pick_device
+    from agent.given import simulated
     from demos.dataset import write_atomic
-    from envs.make import make
 
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"out={options.out}: is a file")
     config, state = open_run(options.run, options.weights)
     task, obs = config["task"], config["obs"]
-    env = make(task["name"], obs["name"], **task["options"])
-    assert env.observation_space.shape is not None and env.action_space.shape is not None
-    shape, actions = env.observation_space.shape, env.action_space.shape[0]
+    robot = robot_of(options.run) or {}
+    # best and chosen weights come without the replay, whose shapes are those of the task
+    layout = (state if "replay" in state else open_run(options.run)[1])["replay"]["layout"]
+    shape, actions = tuple(layout["obs_shape"]), int(layout["action_size"])
+    about = _of_the_task(config) if simulated(config) else _of_recordings(config, robot)
     agent = rebuild(options.run, config, state, actions, shape, pick_device("cpu"))
     card: dict[str, Any] = {
         "format": FORMAT,
         "task": task["name"],
-        "options": dict(task["options"]),
-        "description": _paragraph(env.unwrapped),
+        **about,
         "obs": {"key": obs["key"], "shape": list(shape), "dtype": "uint8" if obs["key"] == "image" else "float32"},
         "action": {"size": actions, "low": -1.0, "high": 1.0},
-        "dt": env.dt,
         "evaluation": _evaluation(options, int(state["step"])),
         "provenance": {
             "run": options.run.resolve().name,
@@ -94,8 +95,6 @@ def export(options: Options) -> Path:
             "demonstrations": Path(str(config["demos"])).name,
         },
     }
-    env.close()
-    robot = robot_of(options.run) or {}
     unseen = "state" if obs["key"] == "image" else "camera"
     card |= {"robot": {key: value for key, value in robot.items() if key != unseen}} if robot else {}
     graph = convert(agent, card)
@@ -113,9 +112,29 @@ def export(options: Options) -> Path:
     return options.out
 
 
-def _paragraph(env: Any) -> str:
-    """What the task says of itself: of its robot, its actions and their pace."""
-    return " ".join((inspect.getdoc(type(env)) or "").split("\n\n")[0].split())
+def _of_the_task(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the simulator says of itself: its options, its robot, its actions and their pace."""
+    from envs.make import make
+
+    task = config["task"]
+    env = make(task["name"], config["obs"]["name"], **task["options"])
+    description = " ".join((inspect.getdoc(type(env.unwrapped)) or "").split("\n\n")[0].split())
+    dt = env.unwrapped.dt
+    env.close()
+    return {"simulated": True, "options": dict(task["options"]), "description": description, "dt": dt}
+
+
+def _of_recordings(config: Mapping[str, Any], robot: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without a simulator, and without the recordings, which may be elsewhere by now."""
+    dt, told = pace(config["task"]["options"]["dt"], robot)
+    if not told:
+        print(
+            f"nobody tells the seconds between two actions: {dt:g} is assumed; the training command with "
+            "task.options.dt=SECONDS says it, then export again",
+            file=sys.stderr,
+        )
+    about = "A robot of one's own, learned from recordings, without a simulator."
+    return {"simulated": False, "options": {}, "description": about, "dt": dt, "dt_is_assumed": not told}
 
 
 def _evaluation(options: Options, step: int) -> dict[str, Any] | None:
@@ -127,7 +146,8 @@ def _evaluation(options: Options, step: int) -> dict[str, Any] | None:
         return None
     if report["checkpoint"]["step"] != step:
         return None
-    return {"episodes": report["episodes"], "success": mode["success"], "score": mode["score"]}
+    found = {"episodes": report["episodes"], "success": mode["success"], "score": mode["score"]}
+    return found | {"measures": mode["measures"], "note": report.get("note", "")}
 
 
 def memory(carry: Any) -> dict[str, Tensor]:
@@ -216,9 +236,12 @@ def difference(agent: Agent, graph: bytes, card: dict[str, Any]) -> float:
     return worst
 
 
-def _told(evaluation: dict[str, Any] | None) -> str:
+def _told(evaluation: dict[str, Any] | None, simulated: bool) -> str:
     if evaluation is None:
         return "How well it does was not measured: `python -m agent.evaluate`, then export it again."
+    if not simulated:
+        error = "{:.3f} [{:.3f}, {:.3f}]".format(*evaluation["measures"]["error"])
+        return f"Mean distance of its actions from recorded ones: {error}, of [-1, 1] ({evaluation['note']})."
     rate, score = ("{:.2f} [{:.2f}, {:.2f}]".format(*evaluation[key]) for key in ("success", "score"))
     return f"In {evaluation['episodes']} simulated episodes: success {rate}, score {score} (mean, 95 % interval)."
 
@@ -246,19 +269,20 @@ def _of_the_robot(robot: dict[str, Any]) -> str:
 def _readme(card: dict[str, Any], size: int) -> str:
     obs, made, options, check = (card[key] for key in ("obs", "provenance", "options", "check"))
     shape = " x ".join(map(str, obs["shape"]))
+    every = f"every {card['dt']:g} s{' (assumed: nobody told)' if card.get('dt_is_assumed') else ''}"
     return f"""# A policy for {card["task"]}
 
 {card["description"]}
 
 Made by Understudy; {size / 1e6:.1f} MB. It needs onnxruntime and numpy, and always takes its most likely action.
-{_told(card["evaluation"])}
+{_told(card["evaluation"], card["simulated"])}
 
 ```python
 from deploy import Deployed  # deploy.py of this folder; with the project installed: agent.deploy
 
 policy = Deployed.load("POLICY")  # this folder
 policy.reset()                    # at the beginning of every episode
-action = policy.act(observation)  # every {card["dt"]:g} s: ({card["action"]["size"]},) float32 in [-1, 1]
+action = policy.act(observation)  # {every}: ({card["action"]["size"]},) float32 in [-1, 1]
 ```
 
 `observation`: {shape} {obs["dtype"]} ({obs["key"]}), as the policy saw it in training: the same camera, size and

@@ -6,7 +6,7 @@ Environment processes import the modules of commands, so torch stays inside func
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ from demos import cli
 
 if TYPE_CHECKING:
     from agent.agent import Agent
+    from envs.vector import VectorEnv
 
 Options = TypeVar("Options")
 ROBOT = "robot.json"  # of a run whose demonstrations tell of a robot: what they tell
@@ -48,10 +49,30 @@ def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str
     if weights not in FOLDERS:
         raise ConfigError(f"weights={weights}: expected one of {', '.join(FOLDERS)}")
     config = read_config(run / "config.yaml")
-    state = checkpoint.load(run / FOLDERS[weights], fingerprint(config))
+    state = checkpoint.load(run / FOLDERS[weights], fingerprint(config), weights_alone=True)
     if state is None:
         raise CheckpointError(f"{run}: holds no {FOLDERS[weights]} yet")
     return config, state
+
+
+def open_envs(config: Mapping[str, Any], n: int) -> VectorEnv:
+    """``n`` environments of the run's task, each in a process; recordings, which cost nothing to play and much to read,
+    in this one, once.
+    """
+    from envs.vector import VectorEnv
+
+    task = config["task"]
+    played = bool(task.get("simulated", True))
+    return VectorEnv(task["name"], config["obs"]["name"], n if played else 1, processes=played, options=task["options"])
+
+
+def refuse_recordings(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the task has no simulator, so that nothing can be played in it."""
+    from agent.build import ConfigError
+    from agent.given import simulated
+
+    if not simulated(config):
+        raise ConfigError(f"task={config['task']['name']} has no simulator: no new episodes can be played in it")
 
 
 def robot_of(run: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, restore
+from agent.finished import command, open_run, refuse_recordings, restore
 from agent.record import collected, played
 from demos import dataset, label_page, preferences
 from demos.errors import DemoError
@@ -134,6 +134,7 @@ def _played(options: Options, config: dict[str, Any], state: dict[str, Any]) -> 
     from envs.make import make
 
     assert options.run is not None
+    refuse_recordings(config)
     task, obs, episodes = config["task"], config["obs"], []
     env = make(task["name"], obs["name"], **task["options"])
     agent = restore(options.run, config, state, env, pick_device(options.device))

@@ -13,6 +13,7 @@ from agent import video
 from agent.batch import to_device, transitions
 from agent.collect import Interrupted, Trace, run_episodes
 from agent.data import Which
+from agent.given import simulated
 from agent.imagine import imagine, stepped
 from agent.score import summarise
 from models.world_model import Chunk
@@ -31,7 +32,7 @@ def evaluate(trainer: Trainer) -> dict[str, float] | None:
     shown: Trace | None = None
     for name, mode in (("mode", True), ("sampled", False)):
         first = EVAL_SEEDS + settings["seed"]
-        seeds = range(first, first + settings["episodes"])
+        seeds = range(first, first + min(settings["episodes"], envs.episodes or settings["episodes"]))
         try:
             traces = run_episodes(agent, envs, list(seeds), mode=mode, should_stop=lambda: trainer.stop)
         except Interrupted:
@@ -93,14 +94,16 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
 
 
 def _videos(trainer: Trainer, trace: Trace) -> None:
+    if hasattr(trainer.agent.world, "open_loop"):
+        _open_loop(trainer)
+    if not simulated(trainer.config):  # recorded pictures: what the policy would have led to, nobody sees
+        return
     demo = trainer.demos[0].obs["image"]
     own = np.stack(trace.obs)
     length = max(len(demo), len(own))
     clips = [np.concatenate([c, np.repeat(c[-1:], length - len(c), 0)]) for c in (demo, own)]
     frames = video.side_by_side([video.upscale(c, 3) for c in clips], ["demonstration", f"policy {trace.score:g}"])
     trainer.logger.video("policy", trainer.step, frames[::2], fps=20)
-    if hasattr(trainer.agent.world, "open_loop"):
-        _open_loop(trainer)
 
 
 @torch.no_grad()

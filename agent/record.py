@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, restore, robot_of
+from agent.finished import command, open_run, refuse_recordings, restore, robot_of
 from demos import dataset
 from demos.errors import DemoError
 from demos.formats import d4rl
@@ -87,6 +87,7 @@ def record(options: Options) -> list[Path]:
         if chosen or options.weights != "last":
             raise ConfigError("source=replay is all that the run has collected: no sampled, steps, min_score, weights")
         return [_join(options.out, list(collected(options.run, config, state)))]
+    refuse_recordings(config)
     (options.out.parent if joint else options.out).mkdir(parents=True, exist_ok=True)
     for path in taken if not joint else ():
         path.unlink()

@@ -115,14 +115,13 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     from agent.build import ConfigError
     from agent.config import dump_config, fingerprint
     from agent.data import Replay
-    from agent.finished import FOLDERS, ROBOT
+    from agent.finished import FOLDERS, ROBOT, open_envs
     from agent.given import TOLD
     from agent.logger import Logger
     from agent.trainer import Trainer
     from demos.dataset import write_atomic
-    from envs.vector import VectorEnv
 
-    task, obs, data = config["task"], config["obs"], config["data"]
+    data = config["data"]
     state = checkpoint.load(folder / "checkpoint", fingerprint(config))
     started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
     like = given.like
@@ -141,7 +140,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         (folder / "versions.json").write_text(json.dumps(versions(agent.device), indent=1))
     lines = {} if state is None else {"resume_step": int(state["step"]), "resume_lines": state["logger_lines"]}
     with (
-        VectorEnv(task["name"], obs["name"], data["envs"], options=task["options"]) as envs,
+        open_envs(config, data["envs"]) as envs,
         Logger(folder, total=config["steps"], quiet=config["quiet"], **lines) as logger,
     ):
         if envs.observation_space.shape != like.obs_shape or envs.action_space.shape != (like.action_size,):
@@ -151,7 +150,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
             )
         trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
         begun = _resumed(trainer, state is not None, given.more)
-        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun)):
+        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun, envs.note)):
             logger.note(text)
 
         def stop(*_: Any) -> None:
@@ -196,7 +195,7 @@ def load_weights(agent: Any, source: Path) -> str:
     from agent import checkpoint
     from agent.build import ConfigError
 
-    state = checkpoint.load(source / "checkpoint")
+    state = checkpoint.load(source / "checkpoint", weights_alone=True)
     if state is None:
         raise ConfigError(f"init: {source} holds no checkpoint")
     taken = total = 0

@@ -13,10 +13,35 @@ dt      seconds between two rows
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from envs.episode import Episode
+
+
+def unit(action: np.ndarray, low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Actions (rows, A) in the robot's units -> float32 in [-1, 1], for demonstrations whose meta["robot"]["action"]
+    tells the same low and high (A,); 0 where these are equal. `agent.deploy.Deployed.to_robot` is the inverse.
+
+    Raises ValueError for an action outside of them, or other shapes.
+    """
+    values, least, most = (np.asarray(one, np.float64) for one in (action, low, high))
+    if values.ndim != 2 or least.shape != values.shape[1:] or most.shape != least.shape:
+        raise ValueError(
+            f"actions {values.shape}, low {least.shape}, high {most.shape}: expected (rows, A), (A,), (A,)"
+        )
+    inside = (values >= least) & (values <= most)
+    if not inside.all():
+        row, column = (int(one[0]) for one in np.nonzero(~inside))
+        raise ValueError(
+            f"number {column} of the action is {values[row, column]:.6g} in row {row}, outside of "
+            f"{least[column]:.6g} to {most[column]:.6g}"
+        )
+    span = most - least
+    share = np.divide(values - least, span, out=np.full_like(values, 0.5), where=span > 0)
+    return (2 * share - 1).astype(np.float32)
 
 
 def problem(episode: Episode) -> str | None:

@@ -13,8 +13,9 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
 
     `reset` and `step` always give an info with "state" (d,) float32, "tasks_done" (len(subtasks),) float32 of 0 or 1,
     latched in an episode, "score" float, and "success" bool (all subtasks done); "measures" (name -> float, of the
-    episode so far) where a task has more to tell in evaluations. reset(options={"sim_state": state})
-    continues from a saved state. `truncated` is true from step `horizon` on. The reward serves evaluation only.
+    episode so far) where a task has more to tell in evaluations; "did" (A,) in a step where another action led to what
+    is seen than the one that was asked for. reset(options={"sim_state": state}) continues from a saved state.
+    `truncated` is true from step `horizon` on. The reward serves evaluation only.
 
     Attributes:
         task: the name that envs.make.make knows.
@@ -22,6 +23,8 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
         horizon: environment steps an episode.
         dt: seconds between two actions, the pace at which a policy is deployed.
         full_score: the score of an expert, so that a score can be shown as a share of it.
+        episodes: how many different ones there are, seeds being no more than their numbers; None: any number.
+        note: what a reader of its scores has to know; empty where nothing is unusual.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -31,6 +34,8 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     horizon: int
     dt: float
     full_score: float = 1.0
+    episodes: int | None = None
+    note: str = ""
 
     @property
     def unwrapped(self) -> Environment:

@@ -24,7 +24,8 @@ _Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 class VectorEnv:
     """n copies of one environment; nothing resets by itself, so the caller sees every last observation.
 
-    The first error of any environment closes all of them and is raised as EnvError with the worker's traceback.
+    The first error of any environment closes all of them and is raised as EnvError: an EnvError with its own line, any
+    other with the worker's traceback.
 
     Every environment runs with the seeds and in the order that it is given, so results do not depend on how fast
     workers are, nor on whether there are processes at all.
@@ -64,7 +65,8 @@ class VectorEnv:
             with _one_thread():
                 self._workers = [_Remote(index, task, obs, render, options) for index in range(n)]
         ready = self._all([("spaces", None)] * n)
-        self.observation_space, self.action_space, self.subtasks, self.horizon, self.full_score = ready[0]
+        self.observation_space, self.action_space, self.subtasks, self.horizon, *told = ready[0]
+        self.full_score, self.episodes, self.note = told
 
     def __len__(self) -> int:
         """Return the number of environments."""
@@ -165,7 +167,8 @@ def _execute(env: Any, command: str, value: Any) -> Any:
         return env.unwrapped.render(value)
     if command == "spaces":
         inner = env.unwrapped
-        return env.observation_space, env.action_space, inner.subtasks, inner.horizon, inner.full_score
+        spaces = env.observation_space, env.action_space
+        return *spaces, inner.subtasks, inner.horizon, inner.full_score, inner.episodes, inner.note
     raise EnvError(f"unknown command {command!r}")
 
 
@@ -215,7 +218,7 @@ class _Remote:
             self._pipe.send((command, value))
 
     def receive(self) -> Any:
-        """Return the answer. Raises EnvError with the worker's traceback if it failed or died."""
+        """Return the answer. Raises EnvError with the worker's line or traceback if it failed, or that it died."""
         try:
             if not self._started and not self._pipe.poll(_START_SECONDS):
                 raise EnvError(f"{self._name} did not start within {_START_SECONDS:.0f} s")
@@ -226,7 +229,7 @@ class _Remote:
             code = self._process.exitcode
             raise EnvError(f"{self._name} died without a traceback (exit code {code}); was it killed?") from error
         if not success:
-            raise EnvError(f"{self._name} failed:\n{result}")
+            raise EnvError(f"{self._name} failed: {result}")
         return result
 
     def stop(self) -> None:
@@ -255,10 +258,10 @@ def _work(pipe: Connection, task: str, obs: str, render: str, options: dict[str,
             pipe.send((True, _execute(env, command, value)))
     except (EOFError, KeyboardInterrupt):
         pass  # the parent is gone, or both were interrupted: nobody is left to read a report
-    except Exception:
-        # everything is reported: the parent raises it again with this text
+    except Exception as error:
+        # everything is reported: the parent raises it again with this text; what is told in one line stays one line
         with contextlib.suppress(BrokenPipeError):
-            pipe.send((False, traceback.format_exc()))
+            pipe.send((False, str(error) if isinstance(error, EnvError) else f"\n{traceback.format_exc()}"))
     finally:
         if env is not None:
             env.close()

@@ -39,6 +39,7 @@ import numpy as np
 from demos.errors import DemoError
 from demos.formats import cameras, parquet, transitions
 from demos.formats.lerobot_index import EPISODE, INFO, Index, Piece, index, root_of
+from demos.robot import unit
 from envs.episode import Episode
 
 NAME = "lerobot"
@@ -154,5 +155,4 @@ def _scaled(path: Path, number: int, action: np.ndarray, low: np.ndarray, high: 
             f"{low[column]:.6g} to {high[column]:.6g}: its statistics are of other data (without meta/stats.json "
             "and meta/episodes_stats.jsonl the range is taken from the actions themselves)",
         )
-    unit = np.divide(2 * (action - low), span, out=np.ones_like(action), where=span > 0) - 1
-    return unit.astype(np.float32)
+    return unit(np.clip(action, low, high), low, high)

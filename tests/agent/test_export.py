@@ -84,7 +84,11 @@ def test_the_best_weights_are_exported_and_what_was_measured_of_them_is_told(
     card = json.loads((out / "policy.json").read_text())
     report = json.loads((run / "eval-best.json").read_text())
     assert card["provenance"]["weights"] == "best"
-    assert card["evaluation"] == {"episodes": 2, **{k: report["results"]["mode"][k] for k in ("success", "score")}}
+    assert card["evaluation"] == {
+        "episodes": 2,
+        **{k: report["results"]["mode"][k] for k in ("success", "score", "measures")},
+        "note": "",
+    }
     assert "In 2 simulated episodes" in (out / "README.md").read_text()
     assert card["description"].startswith("A point on [-1, 1] moves by 0.1 a per step")
     report["checkpoint"]["step"] += 1
@@ -134,6 +138,21 @@ def test_a_bad_observation_is_refused_and_forgotten(made: dict[str, tuple[Path, 
     assert np.array_equal(found, undisturbed)
     with pytest.raises(DeployError, match="finite"):
         Deployed.load(made["state"][1]).act(np.array([np.nan]))
+
+
+def test_what_was_really_done_is_what_it_goes_on_from(made: dict[str, tuple[Path, Path]]) -> None:
+    policy = Deployed.load(made["rssm"][1])
+    seen = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+
+    def second(change: float | None) -> float:
+        policy.reset()
+        first = policy.act(seen[0])
+        return float(policy.act(seen[1], None if change is None else first + change)[0])
+
+    assert second(0.0) == second(None) != second(0.5)
+    for bad in (np.zeros(2), np.array([np.nan])):
+        with pytest.raises(DeployError, match="what was done"):
+            policy.act(seen[0], bad)
 
 
 @pytest.mark.parametrize("defect", ["nowhere", "no card", "no graph", "truncated", "not JSON", "later format"])
@@ -222,10 +241,10 @@ def test_actions_come_at_the_pace_and_late_ones_are_counted(
     monkeypatch.setattr(time, "sleep", clock.sleep)
     act = policy.act
 
-    def slow(obs: np.ndarray) -> np.ndarray:
+    def slow(obs: np.ndarray, did: np.ndarray | None) -> np.ndarray:
         clock.now += 0.12 if len(times) == 3 else 0.01  # dt is 0.05
         times.append(clock.now)
-        return act(obs)
+        return act(obs, did)
 
     monkeypatch.setattr(policy, "act", slow)
     episode = deploy.play(policy, env, 0, pace=True)

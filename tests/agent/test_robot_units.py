@@ -15,7 +15,8 @@ from agent import deploy, export, record, train
 from agent.deploy import Deployed, DeployError
 from demos import convert, dataset
 from demos.frames import small
-from envs.episode import to_pairs
+from demos.robot import unit
+from envs.episode import Episode, to_pairs
 from tests.agent.runs import local, overrides, start
 from tests.demos import lerobot_sets as sets
 
@@ -69,10 +70,52 @@ def test_they_are_kept_with_the_run_and_come_back_when_it_is_resumed(run: Path, 
     assert not (tmp_path / "policy").exists()
 
 
-def test_a_policy_s_own_episodes_are_in_the_same_units(run: Path, tmp_path: Path) -> None:
+def test_a_policy_s_own_episodes_are_in_the_same_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+    run, told = tmp_path / "run", {"action": {"names": ["push"], "low": [-3.0], "high": [5.0]}}
+    start(run, "task=line", "algo=bc", "obs=state", "steps=2", "data.length=2")
+    (run / "robot.json").write_text(json.dumps(told))
     assert record.main([f"run={run}", f"out={tmp_path / 'again'}", "episodes=1", "device=cpu"]) == 0
     (one,) = dataset.load(tmp_path / "again", obs_keys=("state",))
-    assert one.meta["robot"] == json.loads((run / "robot.json").read_text())
+    assert one.meta["robot"] == told
+
+
+def test_ones_own_recordings_tell_units_and_pace_as_lerobot_s_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README says it."""
+    local(monkeypatch)
+    low, high = [-3.14, 0.0], [3.14, 0.07]
+    commands = np.random.default_rng(0).uniform(low, high, (6, 2))
+    rows = np.arange(len(commands) + 1)
+    action = np.concatenate([np.zeros((1, 2), np.float32), unit(commands, low, high)])
+    last = rows == rows[-1]
+    told = {"action": {"names": ["elbow", "gripper"], "low": low, "high": high}, "dt": 0.02}
+    episode = Episode(
+        obs={"state": np.stack([rows, -rows], 1).astype(np.float32)},
+        action=action,
+        is_first=rows == 0,
+        is_last=last,
+        is_terminal=np.zeros(len(rows), bool),
+        reward=np.full(len(rows), np.nan, np.float32),
+        sim_state=None,
+        meta={"task": "mine", "robot": told},
+    )
+    (tmp_path / "mine").mkdir()
+    dataset.save(tmp_path / "mine/a.npz", episode)
+    start(tmp_path / "run", *SHORT, "n_demos=1", f"demos={tmp_path / 'mine'}", "algo=bc", "obs=state")
+    card = exported(tmp_path / "run", tmp_path / "policy")
+    assert card["dt"] == 0.02 and card["robot"]["action"] == told["action"]
+    policy = Deployed.load(tmp_path / "policy")
+    np.testing.assert_allclose([policy.to_robot(a) for a in action[1:]], commands, atol=1e-6)
+
+
+def test_actions_outside_of_their_units_are_told() -> None:
+    with pytest.raises(ValueError, match="number 1 of the action is 0.08 in row 0, outside of 0 to 0.07"):
+        unit(np.array([[0.0, 0.08]]), [-1, 0], [1, 0.07])
+    with pytest.raises(ValueError, match=r"expected \(rows, A\)"):
+        unit(np.zeros(2), [-1, 0], [1, 0.07])
+    assert unit(np.array([[5.0]]), [5], [5]).tolist() == [[0.0]]
 
 
 def test_from_pixels_the_camera_is_told_and_the_frames_can_be_made(
@@ -120,7 +163,8 @@ def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(
     for name, more, dt in (("own", (), 0.04), ("asked", ("task.options.dt=0.25",), 0.25)):
         start(tmp_path / name, *SHORT, f"demos={tmp_path / 'set'}", "algo=bc", "obs=state", *more)
         assert exported(tmp_path / name, tmp_path / f"{name}-policy")["dt"] == dt
-        assert deploy.main([f"policy={tmp_path / f'{name}-policy'}", "episodes=1", "pace=false"]) == 0
+        played = [f"policy={tmp_path / f'{name}-policy'}", f"recordings={tmp_path / 'set'}", "episodes=1", "pace=false"]
+        assert deploy.main(played) == 0
 
 
 def test_other_transitions_in_other_units_are_refused(

@@ -47,11 +47,18 @@ def test_nothing_resets_by_itself() -> None:
         assert truncated.all() and obs[0, 0] == 20
 
 
-def test_a_failing_worker_raises_its_traceback_and_closes_all() -> None:
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        (np.nan, r"worker 1[^\n]* failed: [^\n]*an action is a finite array[^\n]*$"),
+        ("x", r"(?s)worker 1.*Traceback.*ValueError"),
+    ],
+)
+def test_a_failing_worker_tells_the_cause_and_closes_all(action: object, told: str) -> None:
     vector = VectorEnv("line", "state", 2)
     vector.reset([0, 1])
-    with pytest.raises(EnvError, match=r"(?s)worker 1.*Traceback.*an action is a finite array"):
-        vector.step(np.array([[0.0], [np.nan]]))
+    with pytest.raises(EnvError, match=told):
+        vector.step(np.array([[0.0], [action]], object))
     with pytest.raises(EnvError, match="closed"):
         vector.reset([0, 1])
     vector.close()

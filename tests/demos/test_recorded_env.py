@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from agent import deploy, evaluate, export, record, train
+from agent.collect import play, run_episodes
 from demos import dataset
-from demos.recorded import RecordedEnv
+from demos.recorded_env import RecordedEnv
 from envs.episode import Episode
 from envs.errors import EnvError
+from envs.vector import VectorEnv
 from tests.agent.runs import local, overrides, start, state
 
 STEPS = (5, 7, 6, 4)
@@ -72,6 +74,31 @@ def test_recordings_that_nothing_learned_from_are_played_where_there_are_some(fo
     assert {RecordedEnv(recordings=str(folder), used=2).reset(seed=s)[0][1] for s in range(9)} == {200.0, 300.0}
     assert {RecordedEnv(recordings=str(folder), used=4).reset(seed=s)[0][1] for s in range(9)} == {0, 100, 200, 300}
     assert len(RecordedEnv(recordings=str(folder), used=3).held_out) == 1
+    one, none = (RecordedEnv(recordings=str(folder), used=used) for used in (3, 4))
+    assert (one.episodes, none.episodes) == (1, 4)
+    assert one.note == "1 recordings that nothing was learned from" and "no recording is held out" in none.note
+
+
+def test_what_was_recorded_led_to_what_is_seen_and_not_what_the_policy_asked_for(folder: Path) -> None:
+    """A policy of pictures is told the recorded action before the next picture, as on the robot."""
+
+    class Listens:
+        world = type("World", (), {"initial": staticmethod(lambda n: None)})
+
+        def __init__(self) -> None:
+            self.told: list[np.ndarray] = []
+
+        def act(self, obs: np.ndarray, action: np.ndarray, *rest: object, **kinds: object) -> tuple[np.ndarray, None]:
+            self.told.append(action[0].copy())
+            return np.full((1, 2), 0.5, np.float32), None
+
+    listener, expected = Listens(), recording(2).action[:-1]
+    with VectorEnv("own", "state", 1, processes=False, options={"recordings": str(folder)}) as envs:
+        run_episodes(listener, envs, [2], mode=True)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(listener.told, expected)
+    again = Listens()
+    list(play(again, RecordedEnv(recordings=str(folder)), 2, mode=True))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again.told, expected)
 
 
 def test_a_moment_is_restored_and_bad_ones_are_told(folder: Path) -> None:
@@ -111,15 +138,47 @@ def test_from_recordings_to_a_policy_on_the_robot(
     start(run, *common, "n_demos=3", "task.options.dt=0.05")
     assert state(run)["counters"]["updates"] == 3 and not state(run)["counters"].get("env_steps")
     assert evaluate.main([f"run={run}", "episodes=2", "envs=1", "videos=false"]) == 0
-    report = json.loads((run / "eval.json").read_text())["results"]["mode"]
-    assert [one["steps"] for one in report["each"]] == [4, 4], "the recording that is held out"
+    whole = json.loads((run / "eval.json").read_text())
+    report = whole["results"]["mode"]
+    assert [one["steps"] for one in report["each"]] == [4] and whole["episodes"] == 1, "what is held out, once"
     assert report["score"][0] == pytest.approx(1 - report["measures"]["error"][0] / 2)
-    assert export.main([f"run={run}", f"out={policy}"]) == 0
+    assert "1 recordings that nothing was learned from" in capsys.readouterr().out
+    folder = folder.rename(tmp_path / "moved")
+    assert evaluate.main([f"run={run}", "episodes=2", "videos=false"]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1, "where the recordings were, in one line"
+    assert export.main([f"run={run}", f"out={policy}"]) == 0, "which needs no recordings"
     card = json.loads((policy / "policy.json").read_text())
-    assert (card["dt"], card["action"]["size"]) == (0.05, 2)
-    assert deploy.main([f"policy={policy}", "episodes=1", "pace=false"]) == 0
-    assert "4 steps" in capsys.readouterr().out
-    assert record.main([f"run={run}", f"out={tmp_path / 'again'}", "episodes=1", "device=cpu"]) == 0
+    assert (card["dt"], card["dt_is_assumed"], card["action"]["size"]) == (0.05, False, 2)
+    about = (policy / "README.md").read_text()
+    error = report["measures"]["error"][0]
+    assert (
+        f"Mean distance of its actions from recorded ones: {error:.3f}" in about and "simulated episodes" not in about
+    )
+    assert str(tmp_path) not in about + (policy / "policy.json").read_text()
+    assert deploy.main([f"policy={policy}", "episodes=1", "pace=false"]) == 1
+    assert "recordings=PATH" in capsys.readouterr().err
+    assert deploy.main([f"policy={policy}", f"recordings={folder}", "episodes=2", "pace=false"]) == 0
+    assert "steps" in (told := capsys.readouterr().out) and "succe" not in told
+    assert record.main([f"run={run}", f"out={tmp_path / 'again'}", "episodes=1", "device=cpu"]) == 1
+    assert "no new episodes" in capsys.readouterr().err and not (tmp_path / "again").exists()
+    common = (common[0], f"demos={folder}", *common[2:])
+    start(run, *common, "n_demos=3", "task.options.dt=0.02")  # the same recordings elsewhere, another pace: goes on
+    assert evaluate.main([f"run={run}", "episodes=2", "videos=false"]) == 0
+    assert export.main([f"run={run}", f"out={policy}"]) == 0
+    assert json.loads((policy / "policy.json").read_text())["dt"] == 0.02
+
+
+def test_a_pace_that_nobody_told_is_said_to_be_assumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local(monkeypatch)
+    run, policy = tmp_path / "run", tmp_path / "policy"
+    start(run, "task=own", f"demos={folder}", "algo=bc", "obs=state", "n_demos=4", "steps=1", "data.length=2")
+    assert "no recording is held out" in (run / "log.txt").read_text()
+    assert export.main([f"run={run}", f"out={policy}"]) == 0
+    assert "0.1 is assumed" in capsys.readouterr().err
+    assert json.loads((policy / "policy.json").read_text())["dt_is_assumed"] is True
+    assert "every 0.1 s (assumed: nobody told)" in (policy / "README.md").read_text()
 
 
 def test_methods_that_play_episodes_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -15,15 +16,21 @@ from envs.errors import EnvError
 DT = 0.1  # seconds between two actions, where nobody tells
 
 
+def pace(dt: float | None, robot: Mapping[str, Any] | None) -> tuple[float, bool]:
+    """Seconds between two actions: as given, or as the recordings tell, or else 0.1; and whether anybody told."""
+    told = (robot or {}).get("dt") if dt is None else dt
+    return (DT, False) if told is None else (float(told), True)
+
+
 class RecordedEnv(Environment):
     """Plays recorded observations, whatever the actions, and tells how near these come to the recorded ones.
 
     That is what can be measured without the robot: nobody knows what another action would have led to. Only methods
     that step no environment can learn with it.
 
-    Recordings after the first ``used`` are played, which nothing learned from; without such, the used ones. The
-    simulator state is [recording, row, sum of errors]. score: 1 - mean |action - recorded action| / 2; "error" in
-    measures: that mean, in the actions' own unit.
+    Recordings after the first ``used`` are played, which nothing learned from; without such, the used ones, and
+    ``note`` says so. Seeds are numbers of recordings. The simulator state is [recording, row, sum of errors]. score:
+    1 - mean |action - recorded action| / 2; "error" in measures: that mean, in [-1, 1]'s unit; "did": the recorded one.
     """
 
     task = "own"
@@ -53,10 +60,13 @@ class RecordedEnv(Environment):
             found = dataset.load(recordings, obs_keys=(self._key,))
         except DemoError as error:
             raise EnvError(f"task.options.recordings: {error}") from error
-        told = found[0].meta.get("robot", {}).get("dt", DT)
-        self.dt, self.render_style = told if dt is None else dt, render
+        self.dt, self.render_style = pace(dt, found[0].meta.get("robot"))[0], render
         self.held_out = found[used:] if used is not None else []
         self._episodes = self.held_out or found
+        self.episodes = len(self._episodes)
+        self.note = f"{self.episodes} recordings that nothing was learned from"
+        if not self.held_out:
+            self.note = f"no recording is held out: scores are of the {self.episodes} that are learned from"
         self.horizon = max(one.steps for one in self._episodes)
         first = found[0]
         shape, size = first.obs[self._key].shape[1:], first.action.shape[1]
@@ -84,12 +94,13 @@ class RecordedEnv(Environment):
         values, episode = np.asarray(action, np.float64), self._episodes[self._number]
         if values.shape != self.action_space.shape or not np.isfinite(values).all():
             raise EnvError(f"own: an action is a finite array of shape {self.action_space.shape}, got {action!r}")
-        error = float(np.abs(values - episode.action[self._row + 1]).mean())
+        did = episode.action[self._row + 1]
+        error = float(np.abs(values - did).mean())
         self._row += 1
         self._error += error
         over = self._row == episode.steps
         terminal = over and bool(episode.is_terminal[-1])
-        return self._observe(), -error, terminal, over and not terminal, self._info()
+        return self._observe(), -error, terminal, over and not terminal, self._info() | {"did": did}
 
     def get_state(self) -> np.ndarray:
         """Return [recording, row, sum of errors], (3,) float64."""
