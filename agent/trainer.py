@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import defaultdict
@@ -173,6 +174,14 @@ class Trainer:
     # ---- the loop ----
     def train(self) -> None:
         """Run to the end, or until ``stop`` is set; saves at the end in both cases."""
+        with contextlib.suppress(FitStopped):  # a resumed run begins the fit again
+            self._loop()
+        due = self.counters["next_eval"] <= self.step and not self._out_of_time()  # steps=0: what the stages reached
+        if not self.stop and (due or self.counters["evaluated"] < self.step):
+            self._evaluate()
+        self.save()
+
+    def _loop(self) -> None:
         if self.upkeep is not None:
             for number, stage in enumerate(self.data["stages"]):
                 self._stage(number, stage)
@@ -184,10 +193,6 @@ class Trainer:
                     continue
                 self._gather()
             self._learn()
-        due = self.counters["next_eval"] <= self.step and not self._out_of_time()  # steps=0: what the stages reached
-        if not self.stop and (due or self.counters["evaluated"] < self.step):
-            self._evaluate()
-        self.save()
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
         rates = stage.get("lr") or {}
@@ -210,10 +215,7 @@ class Trainer:
         fits = stage.get("fits", 0) if self.upkeep.fits else 0
         while not self.stop and not self._out_of_time() and self.counters[f"{key}_fits"] < fits:
             self._progress(f"{stage['name']}: fitting the model")
-            try:
-                self._keep_metrics(self.upkeep.fit())
-            except FitStopped:  # a resumed run begins it again
-                return
+            self._keep_metrics(self.upkeep.fit())
             self.counters[f"{key}_fits"] += 1
             self._save_if_due()
         while not self.stop and not self._out_of_time() and not self.early_stop.over(key, stage):
@@ -239,10 +241,7 @@ class Trainer:
                 recent = self._recent()
                 if recent is None:
                     return
-                try:
-                    self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
-                except FitStopped:  # a resumed run begins it again
-                    return
+                self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
             self._update(self.parts, "training")
             self.counters["pending"] -= 1
             self._save_if_due()
