@@ -26,6 +26,7 @@ from envs import vector
 from envs.episode import to_pairs
 from envs.toy import CountEnv, count_expert, count_from_image
 from envs.vector import VectorEnv
+from models.mlp_ensemble import MLPEnsemble
 from tests.agent.runs import LocalVector, assert_same, differences, lines, local, moments, start, state, trained
 
 PRETRAINING, UPDATES = 8, 20  # of a run with runs.TINY
@@ -152,6 +153,30 @@ def test_resuming_is_exact_where_old_episodes_are_evicted(run_dir: Path, tmp_pat
     start(tmp_path / "parts", *options)
     kept = trained(run_dir)["replay"]["episodes"]
     assert [entry[0] for entry in kept] == [0, 1, 2, 5, 6]
+    assert_same(run_dir, tmp_path / "parts")
+
+
+def test_a_fit_that_is_stopped_is_made_again_by_the_resumed_run(run_dir: Path, tmp_path: Path) -> None:
+    """The third update of the second fit of a state model; its steps are no updates of the run."""
+    options = ("algo=hyper", "obs=state", "data.length=2", "data.fit_every=10", "world_model.max_epochs=5",
+               "world_model.max_updates=5", "data.updates_per_step=0.2", "steps=90")  # fmt: skip
+    start(run_dir, *options)
+    fits: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, MLPEnsemble, "fit", 2, lambda: fits.append(1))
+        real = MLPEnsemble.loss
+
+        def loss(self: MLPEnsemble, *args: Any) -> Any:
+            if fits:
+                fits.append(1)
+                if len(fits) == 4:
+                    signal.raise_signal(signal.SIGINT)
+            return real(self, *args)
+
+        patch.setattr(MLPEnsemble, "loss", loss)
+        start(tmp_path / "parts", *options, expect=130)
+    assert len(fits) == 4, "stopped before the next update of the fit"
+    start(tmp_path / "parts", *options)
     assert_same(run_dir, tmp_path / "parts")
 
 
