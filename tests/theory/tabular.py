@@ -140,13 +140,15 @@ def soft_value(q: Array) -> Array:
     return top + np.log(np.exp(q - top[..., None]).sum(-1))
 
 
-def soft_optimum(dynamics: Array, reward: Array, gamma: float = GAMMA) -> tuple[Array, Array, Array]:
-    """V (n, S), Q and policy (n, S, A) of the fixed point; pi = exp(Q - V)."""
+def soft_optimum(
+    dynamics: Array, reward: Array, gamma: float = GAMMA, *, tolerance: float = 1e-14
+) -> tuple[Array, Array, Array]:
+    """V (n, S), Q and policy (n, S, A) of the fixed point, within ``tolerance`` of Q's size; pi = exp(Q - V)."""
     q = np.zeros_like(reward)
     for _ in range(5000):
         ahead = soft_backup(dynamics, reward, q, gamma)
         gap, q = np.abs(ahead - q).max(), ahead
-        if gap < 1e-14 * max(1.0, float(np.abs(q).max())):
+        if gap < tolerance * max(1.0, float(np.abs(q).max())):
             break
     v = soft_value(q)
     return v, q, np.exp(q - v[..., None])
