@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, root
+from torch import Tensor
 
 from agent.reward.ml import MLReward
 from tests.theory.tabular import (
@@ -69,65 +70,76 @@ def test_gradient_of_the_likelihood_is_the_difference_of_occupancies(kind: str, 
     assert np.abs(found).max() > 0.05, "there is a gradient"
 
 
-def episodes(dynamics: Array, start: Array, policy: Array, n: int, steps: int, seed: int) -> tuple[Array, Array]:
-    """States and actions (n, steps) of sampled trajectories."""
+def trajectories(
+    dynamics: Array, start: Array, policy: Array, n: int, *, steps: int, stop: float, seed: int
+) -> tuple[Array, ...]:
+    """n sampled trajectories that end after ``steps``, or with chance ``stop`` after any. Of every pair: whose it is,
+    time, state, action.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(p: Array) -> Array:
         return (rng.uniform(size=(len(p), 1)) > p.cumsum(-1)[:, :-1]).sum(-1)
 
-    state, states, actions = draw(np.repeat(start, n, 0)), [], []
-    for _ in range(steps):
+    track, state, found = np.arange(n), draw(np.repeat(start, n, 0)), []
+    for t in range(steps):
         action = draw(policy[0, state])
-        states.append(state)
-        actions.append(action)
-        state = draw(dynamics[0, state, action])
-    return np.stack(states, 1), np.stack(actions, 1)
+        found.append((track, np.full(len(track), t), state, action))
+        on = rng.uniform(size=len(track)) >= stop
+        track, state = track[on], draw(dynamics[0, state[on], action[on]])
+    return tuple(np.concatenate(x) for x in zip(*found, strict=True))
 
 
-def code_gradient(weighting: str, pairs: list[tuple[Array, Array]], s: int, a: int) -> Array:
-    """-grad of ``MLReward.loss`` on whole trajectories, for a reward that is a table (S * A,)."""
-    torch.manual_seed(0)
-    reward = MLReward(
-        s, a, inputs="state_action", hidden=1, layers=0, act="relu", clamp="none", bound=1.0, weighting=weighting,
-        gamma=GAMMA,
-    )  # fmt: skip
-    reward.net = torch.nn.Sequential(torch.nn.Linear(s * a, 1), torch.nn.Flatten(0)).double()  # type: ignore[assignment]
-    inputs, weights = [], []
-    for states, actions in pairs:
-        n, steps = states.shape
-        inputs.append(torch.eye(s * a, dtype=torch.float64)[torch.from_numpy(states * a + actions).flatten()])
-        weights.append(reward.weights(torch.arange(steps).repeat(n), n).double())
-    losses, _ = reward.loss(inputs[0], inputs[1], weights[0], weights[1])
-    (grad,) = torch.autograd.grad(losses.total, [reward.net[0].weight])
-    return -grad[0].numpy()
-
-
-def test_what_the_code_estimates_is_that_gradient() -> None:
-    """Sampled trajectories, weights and loss of the real learner: within 4 standard errors of the exact gradient, and
-    not so with times that all weigh alike.
+@pytest.mark.parametrize("inputs", ["state_action", "state"])
+@pytest.mark.parametrize(
+    ("n", "stop", "right", "wrong"),
+    [
+        (4000, 0.0, ("discounted", 1.0), [("sum", 0.01), ("mean", 1.0)]),
+        # who stops with chance 1 - gamma is discounted already
+        (100_000, 1 - GAMMA, ("sum", 1 - GAMMA), [("discounted", 1 + GAMMA)]),
+    ],
+    ids=["whole", "stopped"],
+)
+def test_what_the_code_estimates_is_that_gradient(
+    n: int, stop: float, right: tuple[str, float], wrong: list[tuple[str, float]], inputs: str
+) -> None:
+    """Sampled trajectories, inputs, weights and loss of the real learner: within 3 standard errors of the exact
+    gradient, and far from it with weights that discount wrongly, though they add up to as much.
     """
     dynamics, start, expert = process(seed=3)
     # slow mixing, and a start that is never returned to, so that *when* a pair is visited matters
     dynamics = 0.9 * np.eye(4)[None, :, None] + 0.1 * dynamics
     start = np.eye(4)[:1]
-    s, a, n, steps = 4, 3, 4000, 100
-    features = np.eye(s * a).reshape(s, a, s * a)
-    reward = np.random.default_rng(3).normal(size=(1, s, a))
-    policy = soft_optimum(dynamics, reward)[2]
-    pairs = [episodes(dynamics, start, p, n, steps, seed) for seed, p in enumerate((expert, policy))]
-    exact = (1 - GAMMA) * exact_gradient(dynamics, start, expert, reward, features)
-    spread = np.zeros(s * a)
-    for states, actions in pairs:
-        sums = np.zeros((n, s * a))
-        where = np.repeat(np.arange(n), steps), (states * a + actions).ravel()
-        np.add.at(sums, where, np.tile((1 - GAMMA) * GAMMA ** np.arange(steps), n))
-        spread += sums.var(0) / n
-    error = np.abs(code_gradient("discounted", pairs, s, a) - exact) / np.sqrt(spread)
-    assert error.max() < 4, error
-    for weighting, scale in (("sum", 1 / steps), ("mean", 1.0)):
-        wrong = np.abs(scale * code_gradient(weighting, pairs, s, a) - exact) / np.sqrt(spread)
-        assert wrong.max() > 10, weighting
+    s, a = 4, 3
+    reward = MLReward(
+        s, s * a, inputs=inputs, hidden=1, layers=0, act="relu", clamp="none", bound=1.0, weighting="sum", gamma=GAMMA
+    )
+
+    def coded(state: Array, action: Array) -> Tensor:
+        """Unit vectors of the state, and of the pair for an action, so that a linear reward is a table."""
+        return reward.inputs(torch.eye(s)[state], torch.eye(s * a)[state * a + action], noisy=True)
+
+    features = coded(*np.indices((s, a))).double().numpy()
+    told = reward_of(np.random.default_rng(3).normal(size=features.shape[-1]), features)
+    exact = (1 - GAMMA) * exact_gradient(dynamics, start, expert, told, features)
+    policies = expert, soft_optimum(dynamics, told)[2]
+    sides = [trajectories(dynamics, start, p, n, steps=100, stop=stop, seed=10 + i) for i, p in enumerate(policies)]
+
+    def deviation(weighting: str, scale: float) -> float:
+        """In standard errors, which the sums over single trajectories tell; the greatest."""
+        reward.weighting = weighting
+        weights = [reward.weights(torch.from_numpy(time), n) for _, time, _, _ in sides]
+        losses, _ = reward.loss(*(coded(state, action) for *_, state, action in sides), *weights)
+        (grad,) = torch.autograd.grad(losses.total, [reward.net.net[-1].weight])
+        variance = 0.0
+        for (track, _, state, action), weight in zip(sides, weights, strict=True):
+            pairs = np.bincount((track * s + state) * a + action, n * weight.numpy(), n * s * a).reshape(n, s * a)
+            variance = variance + (scale * pairs @ features.reshape(s * a, -1)).var(0) / n
+        return float((np.abs(-scale * grad[0].double().numpy() - exact) / np.sqrt(variance)).max())
+
+    assert deviation(*right) < 3
+    for other in wrong:
+        assert deviation(*other) > 10, other
 
 
 def test_likelihood_is_return_less_value_and_its_gap_is_one_of_values() -> None:
@@ -163,11 +175,12 @@ def test_the_dual_of_maximum_entropy(seed: int) -> None:
 
     found = minimize(objective, np.zeros(3), jac=True, method="BFGS", options={"gtol": 1e-9})
     assert np.abs(found.jac).max() < 1e-6, "features match"
-    policy = soft_optimum(dynamics, reward_of(found.x, features))[2]
-    entropy = discounted_entropy(dynamics, policy, start)[0]
-    assert found.fun == pytest.approx(entropy, abs=1e-7)
+    # both sides differ by theta times what is left of the gradient
+    best = root(lambda theta: objective(theta)[1], found.x, tol=1e-13).x
+    entropy = discounted_entropy(dynamics, soft_optimum(dynamics, reward_of(best, features))[2], start)[0]
+    assert objective(best)[0] == pytest.approx(entropy, abs=1e-12)
     assert entropy > discounted_entropy(dynamics, expert, start)[0] + 1e-3, "the most random policy with these features"
-    assert abs(objective(found.x + 0.3)[0] - entropy) > 1e-3, "elsewhere it is not"
+    assert abs(objective(best + 0.3)[0] - entropy) > 1e-3, "elsewhere it is not"
 
 
 def test_soft_bellman_operator() -> None:
