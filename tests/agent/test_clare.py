@@ -182,6 +182,19 @@ def test_data_is_weighted_by_the_models_uncertainty_about_it(replay: Replay) -> 
         assert torch.allclose(data[:, 1], data[:, 0] / 1e4), "the action taken in the state"
 
 
+def test_the_mean_weight_enters_z(replay: Replay) -> None:
+    """5.5.7. The mean of ``point_weights`` is 0, and so Z = 1 tells nothing: here of others, over all data and not over
+    the rows of a batch.
+    """
+    agent, seen = learner(), []
+    work = RewardRounds(agent, replay, ROUND)
+    agent.reward.loss = lambda *given: seen.append(given[-1].item()) or CLAREReward.loss(agent.reward, *given)
+    ours = work._weights()
+    work.weighted = ours._replace(beta=torch.linspace(-1.0, 3.0, len(ours.beta)))
+    work.play(1, np.random.default_rng(0), [])
+    assert seen == pytest.approx([2.0] * ROUND["reward_steps"])
+
+
 def test_rounds_keep_what_was_imagined_before(replay: Replay) -> None:
     agent = learner()
     work = RewardRounds(agent, replay, ROUND)
