@@ -144,38 +144,38 @@ class TableActor(nn.Module):
 
 def test_values_telescope_to_those_of_the_first_states() -> None:
     """5.5.9: E_rho[V(s) - gamma V(s')] = (1 - gamma) E[V(s_0)] for any V, through the loss's own terms."""
-    draw = next(draws(40, 0))
-    rho, n = occupancy(draw.true, draw.policy, draw.start), draw.true.shape[1]
-    policy: Any = by_hand(states="value", bootstrap="critic", temperature=0.0)
-    policy.critics = TableCritic(numbers(n, 1, seed=1, dtype=torch.float64))
-    policy.actor = TableActor(torch.ones(n, 1).double())
-    states = torch.eye(n).double()
-    for i in range(len(rho)):
-        flow = torch.from_numpy(rho[i][..., None] * draw.true[i]).sum(1)  # (s, s')
-        s, ahead = (x.flatten() for x in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
-        zero = torch.zeros(n * n).double()
-        # as exact a batch as there is: every transition, as often as the policy makes it
-        own = Transitions(states[s], zero[:, None], states[ahead], zero, flow.flatten())
-        losses, _ = policy.losses(BothBatch(dataclasses.replace(own, weight=zero), own, CLONE))
-        first = (1 - GAMMA) * (torch.from_numpy(draw.start[i]) * policy.critics.q[:, 0]).sum()
-        torch.testing.assert_close(losses["critics"]["value"], first)
-        # and so do the gradients: the policy's own visits push down the values of first states alone
-        kinds = [torch.autograd.grad(x, [policy.critics.q])[0] for x in (losses["critics"]["value"], first)]
-        torch.testing.assert_close(*kinds)
+    for draw in draws(40, 0):
+        rho, n = occupancy(draw.true, draw.policy, draw.start), draw.true.shape[1]
+        policy: Any = by_hand(states="value", bootstrap="critic", temperature=0.0)
+        policy.critics = TableCritic(numbers(n, 1, seed=1, dtype=torch.float64))
+        policy.actor = TableActor(torch.ones(n, 1).double())
+        states = torch.eye(n).double()
+        for i in range(len(rho)):
+            flow = torch.from_numpy(rho[i][..., None] * draw.true[i]).sum(1)  # (s, s')
+            s, ahead = (x.flatten() for x in torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"))
+            zero = torch.zeros(n * n).double()
+            # as exact a batch as there is: every transition, as often as the policy makes it
+            own = Transitions(states[s], zero[:, None], states[ahead], zero, flow.flatten())
+            losses, _ = policy.losses(BothBatch(dataclasses.replace(own, weight=zero), own, CLONE))
+            first = (1 - GAMMA) * (torch.from_numpy(draw.start[i]) * policy.critics.q[:, 0]).sum()
+            torch.testing.assert_close(losses["critics"]["value"], first)
+            # and so do the gradients: the policy's own visits push down the values of first states alone
+            kinds = [torch.autograd.grad(x, [policy.critics.q])[0] for x in (losses["critics"]["value"], first)]
+            torch.testing.assert_close(*kinds)
 
 
 def test_the_soft_optimal_q_function_implies_the_reward_it_is_optimal_for() -> None:
     """5.5.9: r = Q - gamma E V. V of a single action is exact, since Q - log pi is the same for all."""
-    draw = next(draws(20, 1))
-    _, q, pi = soft_optimum(draw.true, draw.reward)
-    policy: Any = make(temperature=1.0)
-    for i in range(len(q)):
-        n, actions = q[i].shape
-        policy.target, policy.actor = TableCritic(torch.from_numpy(q[i])), TableActor(torch.from_numpy(pi[i]))
-        states, zero = torch.eye(n).double(), torch.zeros(n).double()
-        # gamma V(s') of every state, then its mean over where (s, a) leads
-        ahead = policy.ahead(Transitions(states, zero[:, None], states, zero, zero + 1)).numpy()
-        np.testing.assert_allclose(q[i] - draw.true[i] @ ahead, draw.reward[i], atol=1e-9)
+    for draw in draws(20, 1):
+        _, q, pi = soft_optimum(draw.true, draw.reward)
+        policy: Any = make(temperature=1.0)
+        for i in range(len(q)):
+            n, actions = q[i].shape
+            policy.target, policy.actor = TableCritic(torch.from_numpy(q[i])), TableActor(torch.from_numpy(pi[i]))
+            states, zero = torch.eye(n).double(), torch.zeros(n).double()
+            # gamma V(s') of every state, then its mean over where (s, a) leads
+            ahead = policy.ahead(Transitions(states, zero[:, None], states, zero, zero + 1)).numpy()
+            np.testing.assert_allclose(q[i] - draw.true[i] @ ahead, draw.reward[i], atol=1e-9)
 
 
 def test_the_policy_comes_to_do_what_the_expert_does() -> None:
