@@ -44,7 +44,7 @@ def test_what_the_surrogate_leaves_out() -> None:
         rho = occupancy(d.true, d.expert, d.start)
         error = np.einsum("nsat,nt->nsa", d.model - d.true, v)
         missing = likelihood(d.true, d.expert, policy, d.start) - surrogate(d, reward)
-        np.testing.assert_allclose(missing, GAMMA / (1 - GAMMA) * mean(rho, error), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(missing, GAMMA / (1 - GAMMA) * mean(rho, error), rtol=0, atol=1e-10)
         bound = GAMMA * np.abs(v).max(-1) / (1 - GAMMA) * mean(rho, 2 * d.gap)
         assert (np.abs(missing) <= bound + 1e-9).all()
         tightest = max(tightest, float((np.abs(missing) / np.maximum(bound, 1e-9)).max()))
