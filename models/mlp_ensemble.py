@@ -60,12 +60,24 @@ def mopo_l2(layers: int) -> tuple[float, ...]:
     return (*(hidden[min(i, 2)] for i in range(layers)), 1e-4)
 
 
+def layer_l2(l2: bool | float | str, layers: int) -> tuple[float, ...]:
+    """Coefficients of ``layers`` hidden layers and the outputs: MOPO's for "auto" (true in runs of earlier versions),
+    or one number for all of them. Raises ValueError for anything else.
+    """
+    if l2 == "auto" or l2 is True:
+        return mopo_l2(layers)
+    if isinstance(l2, str) or l2 < 0:
+        raise ValueError(f"world_model.l2: {l2!r}, expected auto or a number that is at least 0")
+    return (float(l2),) * (layers + 1)
+
+
 class MLPEnsemble(nn.Module):
     """N independent members p_i(next | feat, action) = N(feat + mu_i, diag exp(logvar_i)), all in one batched product.
 
-    Inputs and the target delta = next - feat are normalised with statistics of the rows that ``fit`` trained on; the
-    networks work in those units. Nothing is shared between members, not even the log-variance bounds (MOPO shares
-    them), so that each can be restored to its own best weights exactly.
+    With ``normalise`` inputs and the target delta = next - feat are normalised with statistics of the rows that ``fit``
+    trained on; the networks work in those units. Without it they see numbers as they are, clipped nowhere (CLARE's
+    code). Nothing is shared between members, not even the log-variance bounds (MOPO shares them), so that each can be
+    restored to its own best weights exactly.
     """
 
     mean: Tensor
@@ -75,22 +87,34 @@ class MLPEnsemble(nn.Module):
     elites: Tensor
 
     def __init__(
-        self, feat: int, action: int, *, hidden: int, layers: int, members: int, elites: int, l2: Sequence[float]
+        self,
+        feat: int,
+        action: int,
+        *,
+        hidden: int,
+        layers: int,
+        members: int,
+        elites: int,
+        l2: Sequence[float],
+        normalise: bool = True,
+        max_logvar: float = 0.5,
     ) -> None:
-        """l2: coefficients of 1/2 ||W||^2 of each hidden layer and of the outputs, or empty. Raises ValueError."""
+        """l2: coefficients of 1/2 ||W||^2 of each hidden layer and of the outputs, or empty. max_logvar: where the
+        upper bound of log-variances begins; it is learned. Raises ValueError.
+        """
         super().__init__()
         if not 1 <= elites <= members:
             raise ValueError(f"{elites} elites of {members} members: between 1 and all of them can be elites")
         if l2 and len(l2) != layers + 1:
             raise ValueError(f"l2: {len(l2)} coefficients for {layers} hidden layers and the outputs")
-        self.members, self.l2 = members, tuple(l2) or (0.0,) * (layers + 1)
+        self.members, self.normalise, self.l2 = members, normalise, tuple(l2) or (0.0,) * (layers + 1)
         sizes = [feat + action, *[hidden] * layers, 2 * feat]
         self.weights = nn.ParameterList(torch.empty(members, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.biases = nn.ParameterList(torch.zeros(members, 1, size) for size in sizes[1:])
         for weight, fan_in in zip(self.weights, sizes[:-1], strict=True):
             std = 0.5 / math.sqrt(fan_in)
             nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-        self.max_logvar = nn.Parameter(torch.full((members, 1, feat), 0.5))
+        self.max_logvar = nn.Parameter(torch.full((members, 1, feat), max_logvar))
         self.min_logvar = nn.Parameter(torch.full((members, 1, feat), -10.0))
         for name, size in (("mean", feat + action), ("delta_mean", feat)):
             self.register_buffer(name, torch.zeros(size))
@@ -101,7 +125,8 @@ class MLPEnsemble(nn.Module):
     # ---- prediction ----
     def inputs(self, feat: Tensor, action: Tensor) -> Tensor:
         """Normalised, clipped network inputs: (..., F), (..., A) -> (..., F + A)."""
-        return ((torch.cat([feat, action], -1) - self.mean) / self.std).clamp(-CLIP, CLIP)
+        joint = torch.cat([feat, action], -1)
+        return ((joint - self.mean) / self.std).clamp(-CLIP, CLIP) if self.normalise else joint
 
     def _raw(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """One batch a member (N, n, F + A) -> outputs (N, n, 2F); ``members`` (E,): those that the batches belong to.
@@ -267,10 +292,11 @@ class MLPEnsemble(nn.Module):
         held = min(max(int(n * holdout), min(1000, n // 5)), 50_000)
         order = torch.randperm(n, device=feat.device)
         train = order[held:]
-        for values, mean, std, floor in (
-            (joint[train], self.mean, self.std, INPUT_FLOOR),
-            (delta[train], self.delta_mean, self.delta_std, DELTA_FLOOR),
-        ):
-            mean.copy_(values.mean(0))
-            std.copy_(values.std(0, correction=0).clamp_min(floor))
+        if self.normalise:
+            for values, mean, std, floor in (
+                (joint[train], self.mean, self.std, INPUT_FLOOR),
+                (delta[train], self.delta_mean, self.delta_std, DELTA_FLOOR),
+            ):
+                mean.copy_(values.mean(0))
+                std.copy_(values.std(0, correction=0).clamp_min(floor))
         return self.inputs(feat, action), (delta - self.delta_mean) / self.delta_std, train, order[:held]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.latent import HeadStats, Latent, Losses
-from models.mlp_ensemble import FitOptions, MLPEnsemble, mopo_l2
+from models.mlp_ensemble import FitOptions, MLPEnsemble, layer_l2
 from models.termination import TERMINATIONS
 from models.world_model import Chunk
 
@@ -101,8 +101,8 @@ class StateEnsemble(StateModel):
     one penalty weight means the same across tasks (algorithms 2.3), else in units of feat. ``termination``: name of
     the known rule that ends imagined episodes (``models.termination``).
 
-    Imagined features are not clipped: the ensemble clips its inputs, so its deltas are bounded and a rollout that
-    leaves the data moves on at a bounded speed instead of blowing up.
+    Imagined features are not clipped: with ``normalise_fit`` the ensemble clips its inputs, so its deltas are bounded
+    and a rollout that leaves the data moves on at a bounded speed instead of blowing up.
     """
 
     can_imagine = True
@@ -117,7 +117,7 @@ class StateEnsemble(StateModel):
         layers: int = 4,
         members: int = 7,
         elites: int = 5,
-        l2: bool = True,
+        l2: bool | float | str = "auto",
         lr: float = 1e-3,
         batch: int = 256,
         max_epochs: int = 1000,
@@ -127,13 +127,19 @@ class StateEnsemble(StateModel):
         holdout: float = 0.1,
         normalise: bool = True,
         std_floor: float = 1e-2,
+        normalise_fit: bool = True,
+        max_logvar: float = 0.5,
         normalise_penalty: bool = True,
         termination: str = "none",
     ) -> None:
-        """l2: MOPO's coefficients; lr to holdout: see ``FitOptions``. Raises ValueError for an unknown termination."""
+        """l2: see ``layer_l2``; lr to holdout: ``FitOptions``; normalise_fit, max_logvar: ``MLPEnsemble``.
+        Raises ValueError on bad options.
+        """
         super().__init__(obs, normalise=normalise, std_floor=std_floor)
         if termination not in TERMINATIONS:
             raise ValueError(f"world_model.termination: {termination!r} is none of {', '.join(TERMINATIONS)}")
+        if normalise_penalty and not normalise_fit:
+            raise ValueError("world_model.normalise_penalty: in units that normalise_fit=false leaves unknown")
         self.ensemble = MLPEnsemble(
             obs,
             action,
@@ -141,7 +147,9 @@ class StateEnsemble(StateModel):
             layers=layers,
             members=members,
             elites=elites,
-            l2=mopo_l2(layers) if l2 else (),
+            l2=layer_l2(l2, layers),
+            normalise=normalise_fit,
+            max_logvar=max_logvar,
         )
         self.options = FitOptions(lr, batch, max_epochs, max_updates, patience, tolerance, holdout)
         self.normalise_penalty = normalise_penalty

@@ -244,4 +244,8 @@ def test_the_official_preset_learns_values_of_one_step() -> None:
     data = code["data"]
     assert data["imagine_every"] * data["rollouts_per_step"] == 5000 and data["imagine_every"] == 20
     assert (code["reward"]["past"], code["reward"]["added"]) == (1_200_000, 25_000)
-    assert code["world_model"]["hidden"] == 256 and code["world_model"]["termination"] == "none"
+    model = code["world_model"]
+    assert (model["hidden"], model["layers"], model["members"], model["elites"], model["lr"]) == (256, 4, 7, 5, 1e-3)
+    assert (model["batch"], model["l2"], model["max_logvar"], model["termination"]) == (256, 7.5e-5, 2.0, "none")
+    assert (model["tolerance"], model["patience"], model["holdout"]) == (0.0, 5, 0.0), "any improvement; 1000 rows"
+    assert not (model["normalise"] or model["normalise_fit"] or model["normalise_penalty"])

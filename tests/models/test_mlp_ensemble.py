@@ -15,6 +15,9 @@ from torch import Tensor
 from agent.penalties import ens_std_mean
 from models.latent import HeadStats
 from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, mopo_l2
+
+
+from models.mlp_ensemble import DELTA_FLOOR, FitOptions, MLPEnsemble, layer_l2, mopo_l2
 from tests.models.tiny import numbers
 
 FEAT, ACTION = 3, 2
@@ -250,6 +253,27 @@ def test_normalisers_are_the_training_rows_statistics(monkeypatch: pytest.Monkey
     assert moved[..., 1].abs().max().item() < 1e-4
 
 
+def test_without_normalisation_networks_see_numbers_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLARE's code (algorithms 2.2): no statistics, no clip, and deltas in units of the feature."""
+    model, (feat, action, next_feat) = make(normalise=False), transitions(100)
+    feat, next_feat = 100 * feat, 100 * next_feat
+    spy = Spy(monkeypatch, model)
+    model.fit(feat, action, next_feat, QUICK)
+    joint, delta = torch.cat([feat, action], 1), next_feat - feat
+    assert joint.abs().max() > 100 and torch.equal(model.inputs(feat, action), joint)
+    x, target = spy.held[0]
+    at = (x[:, None] == joint[None]).all(-1).float().argmax(1)
+    assert torch.equal(x, joint[at]) and torch.equal(target, delta[at])
+    mean, logvar = model(feat, action)
+    predicted, std = model.predict(feat, action)
+    assert torch.equal(predicted, feat + mean) and torch.equal(std, (0.5 * logvar).exp())
+
+
+def test_where_the_bounds_of_log_variances_begin() -> None:
+    for model, high in ((make(), 0.5), (make(max_logvar=2.0), 2.0)):
+        assert (model.max_logvar == high).all() and (model.min_logvar == -10).all() and model.max_logvar.requires_grad
+
+
 @pytest.mark.parametrize(("n", "held"), [(10, 2), (400, 80), (6000, 1000), (15_000, 1500)])
 def test_size_of_the_hold_out(n: int, held: int) -> None:
     model, data = make(), transitions(n)
@@ -343,6 +367,15 @@ def test_l2_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mopos_coefficients() -> None:
     assert mopo_l2(4) == (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4) and mopo_l2(1) == (2.5e-5, 1e-4)
+
+
+def test_coefficients_of_all_layers() -> None:
+    assert layer_l2("auto", 3) == layer_l2(True, 3) == mopo_l2(3), "true in runs of earlier versions"
+    assert layer_l2(7.5e-5, 3) == (7.5e-5,) * 4 and layer_l2(1.0, 2) == (1.0,) * 3
+    assert layer_l2(0, 2) == layer_l2(False, 2) == (0.0,) * 3
+    for bad in ("mopo", -1e-5):
+        with pytest.raises(ValueError, match=r"world_model\.l2: .*, expected auto or a number"):
+            layer_l2(bad, 2)
 
 
 def equal(a: MLPEnsemble, b: MLPEnsemble) -> bool:

@@ -237,6 +237,19 @@ def test_unknown_termination_is_refused() -> None:
         make(termination="cheetah")
 
 
+def test_options_of_the_ensemble_reach_it() -> None:
+    clare = {"normalise_fit": False, "normalise_penalty": False, "l2": 7.5e-5, "max_logvar": 2.0}
+    for options, l2 in (({}, (2.5e-5, 5e-5, 1e-4)), (clare, (7.5e-5,) * 3)):
+        ensemble = make(**options).ensemble
+        assert (ensemble.normalise, ensemble.l2) == (not options, l2)
+        assert (ensemble.max_logvar == (2.0 if options else 0.5)).all()
+
+
+def test_there_are_no_units_that_nothing_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"world_model\.normalise_penalty"):
+        make(normalise_fit=False)
+
+
 # ---------------------------------------------------------------------- configuration
 
 
@@ -246,5 +259,5 @@ def test_every_option_is_set_by_the_configuration(kind: str, cls: type) -> None:
     options = {n for n, p in inspect.signature(cls).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     told = {"flagged"} if kind == "state" else set()  # follows from data.termination
     assert set(config) - {"kind"} == options - told and config["kind"] == kind
-    numeric = {"lr", "tolerance", "holdout", "std_floor"} & set(config)
+    numeric = {"lr", "tolerance", "holdout", "std_floor", "max_logvar"} & set(config)
     assert all(isinstance(config[name], float) for name in numeric)
