@@ -119,7 +119,7 @@ def test_likelihood_rewards_learn_line_from_states(run_dir: Path, regime: str) -
 CLARE = ("algo=clare", "obs=state", "n_demos=10", "steps=1500", "eval.every=1500", "data.batch=64", "data.length=2",
          "data.updates_per_step=1", "data.reward_batch=512", "size.state_units=64", "size.state_layers=2",
          "size.offline_fit=1500", "size.epoch=50", "size.offline_rollouts=8", "size.offline_memory=20000",
-         "size.clare_every=50", "size.clare_lr=1e-3", "policy.gamma=0.9", "penalty=ens_std_mean", "eval.episodes=5",
+         "size.clare.every=50", "size.clare.lr=1e-3", "policy.gamma=0.9", "penalty=ens_std_mean", "eval.episodes=5",
          "data.envs=1", "log_every=500")  # fmt: skip
 
 

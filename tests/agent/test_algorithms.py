@@ -42,7 +42,7 @@ FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000",
 FRESH = ("hype_official", "hyper_official")  # collect episodes for the reward alone
 MORE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FRESH, ("data.reward_fresh=1",)),
-    "clare": ("size.clare_every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
+    "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
 }

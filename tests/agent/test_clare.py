@@ -240,10 +240,11 @@ def test_the_official_preset_learns_values_of_one_step() -> None:
         assert (config["optim"]["reward"]["lr"], config["optim"]["reward"]["l2"]) == (5e-5, 1e-5)
         assert (data["reward_steps"], data["reward_batch"], data["rollout_horizon"][:2]) == (5, 5000, [5, 5])
         assert (config["policy"]["bc_weight"], config["starts"]["p"], config["penalty"]["alpha"]) == (0.25, 1.0, 0.0)
-        assert config["penalty"]["name"] == "max_aleatoric" and data["reward_every"] == 10_000
-    data = code["data"]
-    assert data["imagine_every"] * data["rollouts_per_step"] == 5000 and data["imagine_every"] == 20
-    assert (code["reward"]["past"], code["reward"]["added"]) == (1_200_000, 25_000)
+        assert config["penalty"]["name"] == "max_aleatoric"
+        assert data["imagine_every"] * data["rollouts_per_step"] == 5000 and data["imagine_every"] == 20
+        assert (reward["past"], reward["added"]) == (1_200_000, 25_000)
+        first, later = 20 * 20, 500 * 20
+        assert (data["reward_start"], data["reward_every"], config["steps"]) == (first, later, first + 9 * later)
     model = code["world_model"]
     assert (model["hidden"], model["layers"], model["members"], model["elites"], model["lr"]) == (256, 4, 7, 5, 1e-3)
     assert (model["batch"], model["l2"], model["max_logvar"], model["termination"]) == (256, 7.5e-5, 2.0, "none")

@@ -193,9 +193,12 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_every_size_has_the_same_keys_and_all_of_them_are_used() -> None:
     texts = {path: path.read_text() for path in CONFIGS.rglob("*.yaml")}
-    used = {name for text in texts.values() for name in re.findall(r"\$\{size\.(\w+)\}", text)}
+    used = {name for text in texts.values() for name in re.findall(r"\$\{size\.([\w.]+)\}", text)}
+    used = {name for name in used if name.split(".")[0] not in used - {name}}  # a table as a whole, or entries of it
     for path in (CONFIGS / "size").glob("*.yaml"):
-        keys = set(re.findall(r"^(\w+):", texts[path], re.MULTILINE))
+        entries = read_config(path)
+        apart = {key for key, value in entries.items() if isinstance(value, dict) and key not in used}
+        keys = (set(entries) - apart) | {f"{key}.{inner}" for key in apart for inner in entries[key]}
         assert keys - {"name"} == used, path.name
 
 
