@@ -335,3 +335,20 @@ def test_offline_ml_irl_official_is_the_codes_column() -> None:
     assert (model["hidden"], model["members"], model["elites"], model["holdout"], model["lr"]) == (200, 7, 5, 0.2, 1e-3)
     assert (config["penalty"]["name"], config["penalty"]["alpha"]) == ("ens_std_drawn", 37.28)  # O4
     assert not model["normalise_penalty"] and config["steps"] == 1_000_000
+
+
+@pytest.mark.parametrize("obs", ["pixels", "state"])
+def test_value_dice_does_not_decay(obs: str) -> None:
+    """At a rate of 1e-5 a decay of 1e-6 a step is AdamW's 0.1, where the source has Adam (algorithms 3.13)."""
+    for name in ("actor", "critics"):
+        settings = preset("value_dice", "small", obs)["optim"][name]
+        assert (settings["wd"], settings["eps"]) == (0.0, 1e-8)
+
+
+@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.endswith("_official") and a not in PIXELS_ONLY])
+def test_official_optimisers_are_plain(algo: str) -> None:
+    """Algorithms 1.7: clipping, a large eps and decay are CMIL's and V-MAIL's; nor does an average act (2.5)."""
+    agent = build(algo, "debug", "state")
+    assert {"actor", "critics"} <= set(agent.optimisers) and agent.slow is None
+    for name, optimiser in agent.optimisers.items():
+        assert (optimiser.clip, optimiser.wd, optimiser.adam.param_groups[0]["eps"]) == (1e9, 0.0, 1e-8), name
