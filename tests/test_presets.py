@@ -51,6 +51,7 @@ STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_officia
 STATE_ONLY |= {"ml_irl_official", "mopo", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
+STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
@@ -335,6 +336,56 @@ def test_offline_ml_irl_official_is_the_codes_column() -> None:
     assert (model["hidden"], model["members"], model["elites"], model["holdout"], model["lr"]) == (200, 7, 5, 0.2, 1e-3)
     assert (config["penalty"]["name"], config["penalty"]["alpha"]) == ("ens_std_drawn", 37.28)  # O4
     assert not model["normalise_penalty"] and config["steps"] == 1_000_000
+
+
+def test_f_irl_official_is_the_codes_column() -> None:
+    """Algorithms 3.8, and 3.7 for what they share."""
+    config = preset("f_irl_official", "small", "state")
+    data, reward, policy, optim = (config[part] for part in ("data", "reward", "policy", "optim"))
+    assert (reward["kind"], reward["divergence"], reward["clamp"], reward["bound"]) == ("f_div", "fkl", "hard", 10.0)
+    assert (reward["hidden"], reward["layers"], reward["act"]) == (64, 2, "relu")
+    assert (reward["ratio_hidden"], reward["ratio_blocks"], reward["ratio_clamp"]) == (128, 3, 10.0)
+    assert (reward["ratio_steps"], reward["ratio_batch"], data["reward_restart"]) == (1200, 800, False)
+    assert [optim[name]["lr"] for name in ("reward", "classifier", "actor", "critics")] == [1e-4, 3e-4, 1e-3, 1e-3]
+    assert (optim["reward"]["l2"], optim["classifier"]["l2"]) == (1e-3, 1e-4)
+    assert (policy["hidden"], policy["layers"], policy["critics"], policy["critic_norm"]) == (256, 2, 2, False)
+    assert (policy["temperature"], policy["gamma"], policy["polyak"], policy["reward_scale"]) == (0.2, 0.99, 5e-3, 1.0)
+    assert (data["batch"], data["updates_per_step"], data["expert_fraction"], data["act"]) == (100, 1.0, 0.0, "sampled")
+    assert (data["reward_every"], data["reward_steps"], data["reward_episodes"]) == (5000, 1, 10)
+    assert data["termination"] == "fixed_horizon" and not config["world_model"]["normalise"]
+    assert config["steps"] == 200 * 5000
+
+
+def test_iq_learn_official_is_the_codes_column() -> None:
+    """Algorithms 3.14 and 2.5; the row of hopper."""
+    config = preset("iq_learn_official", "small", "state")
+    data, policy, optim = config["data"], config["policy"], config["optim"]
+    assert (policy["hidden"], policy["layers"], policy["act"], policy["critic_norm"]) == (256, 2, "relu", False)
+    assert (policy["states"], policy["regularised"], policy["bootstrap"], policy["chi"]) == (
+        "v0",
+        "both",
+        "target",
+        0.5,
+    )
+    assert (policy["temperature"], policy["gamma"], policy["polyak"]) == (0.01, 0.99, 5e-3)
+    assert (optim["actor"]["lr"], optim["critics"]["lr"]) == (3e-5, 3e-4)
+    assert (data["batch"], data["updates_per_step"], data["expert_fraction"], data["act"]) == (256, 1.0, 0.0, "sampled")
+    assert data["termination"] == "mask" and policy["explore_noise"] == 0.0 and config["steps"] == 500_000
+    built = build("iq_learn_official", "small", "state")
+    assert isinstance(built.policy, IQPolicy) and isinstance(built.world, StateModel) and not built.world.normalise
+    assert len(built.policy.critics.nets.layers[0].weight) == 1 and not built.policy.critics.nets.norm, "a single Q"
+
+
+def test_value_dice_official_is_the_codes_column() -> None:
+    """Algorithms 3.13."""
+    config = preset("value_dice_official", "small", "state")
+    data, policy, optim = config["data"], config["policy"], config["optim"]
+    assert (policy["hidden"], policy["layers"], policy["act"], policy["gamma"]) == (256, 2, "relu", 0.99)
+    assert (policy["zeta"], policy["gp_weight"], policy["explore_noise"]) == (0.1, 10.0, 0.1)
+    assert policy["orthogonal"] > 0 and data["act"] == "mode"
+    assert (optim["actor"]["lr"], optim["critics"]["lr"]) == (1e-5, 1e-3)
+    assert (data["batch"], data["updates_per_step"], data["termination"]) == (256, 5.0, "absorbing")
+    assert data["expert_fraction"] == 0.0 and config["world_model"]["normalise"] and config["steps"] == 100_000
 
 
 @pytest.mark.parametrize("obs", ["pixels", "state"])

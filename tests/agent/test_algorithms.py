@@ -27,6 +27,7 @@ OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded tran
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
+STATE += ("f_irl_official", "iq_learn_official", "value_dice_official")
 OFFLINE += ("clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online",)
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -45,6 +46,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
+    "f_irl_official": ("reward.ratio_steps=10",),
 }
 
 
