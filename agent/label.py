@@ -27,19 +27,19 @@ from demos.preferences import Comparisons, Segment
 from demos.redraw import redrawn
 from envs.episode import Episode
 
-USAGE = """python -m agent.label (run=DIR|dataset=PATH) out=PREFS.npz [by=oracle|hand] [pairs=500] [length=50]
-       [flips=0.1] [seed=0] [episodes=0] [limit=none] [obs=none] [size=128] [device=auto]
+USAGE = """python -m agent.label (run=DIR|dataset=PATH) out=PREFS.npz [by=oracle|hand] [length=50]
+       [pairs=500, of pictures 200] [flips=0.1] [seed=0] [episodes=0] [limit=none] [obs=none] [size=128] [device=auto]
 python -m agent.label answers=ANSWERS.json out=PREFS.npz"""
-PAIRS = {"oracle": 500, "hand": 100}
+PAIRS = {"oracle": {"state": 500, "image": 200}, "hand": {"state": 100, "image": 100}}
 LABEL_SEEDS = 7 << 28  # above those of agent.record
 
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. pairs: none: 500, by hand 100. length: pairs of a segment. flips: expected share of
-    synthetic labels against the truth. episodes: of a run: so many new ones instead of its replay. limit: episodes of
-    the data set. obs: state or pixels, of a data set with both (state). size: of the pictures by hand, where they are
-    drawn.
+    """Arguments of the command. pairs: none: 500, of pictures 200, by hand 100. length: pairs of a segment. flips:
+    expected share of synthetic labels against the truth. episodes: of a run: so many new ones instead of its replay.
+    limit: episodes of the data set. obs: state or pixels, of a data set with both (state). size: of the pictures by
+    hand, where they are drawn.
     """
 
     out: Path
@@ -90,7 +90,7 @@ def label(options: Options) -> Path:
     if options.answers is not None:
         return _answered(options, options.answers)
     path, key, episodes, source = _episodes(options)
-    pairs = options.pairs if options.pairs is not None else PAIRS[options.by]
+    pairs = options.pairs if options.pairs is not None else PAIRS[options.by][key]
     rng = np.random.default_rng(options.seed)
     chosen, told = preferences.draw(path, episodes, pairs=pairs, length=options.length, rng=rng)
     print(told)

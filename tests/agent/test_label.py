@@ -117,6 +117,31 @@ def test_a_replay_that_keeps_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert differ.any() and ((found.label == 1) == (totals[:, 1] > totals[:, 0]))[differ].all()
 
 
+@pytest.mark.parametrize(
+    ("by", "obs", "expected"), [("oracle", "state", 500), ("oracle", "pixels", 200), ("hand", "state", 100),
+                                ("hand", "pixels", 100)]
+)  # fmt: skip
+def test_how_many_pairs_there_are_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str, obs: str, expected: int
+) -> None:
+    """Algorithms 3.15: 500 synthetic labels for the state tasks, 200 for pixels."""
+    asked: list[int] = []
+
+    def draw(path: Path, episodes: Any, *, pairs: int, **_: Any) -> Any:
+        asked.append(pairs)
+        raise DemoError(path, "pairs", "seen")
+
+    load = dataset.load
+    monkeypatch.setattr(dataset, "load", lambda *a, **options: load(*a, **(options | {"rewards": False})))
+    monkeypatch.setattr(preferences, "draw", draw)
+    for pairs in (None, 7):
+        with pytest.raises(DemoError, match="seen"):
+            label.label(
+                Options(tmp_path / "p.npz", dataset=dataset.shipped("line"), by=by, obs=obs, pairs=pairs, limit=2)
+            )
+    assert asked == [expected, 7]
+
+
 # ---- by hand ----
 def films(html: Path) -> list[list[np.ndarray]]:
     """The films (f, h, w, 3) of each pair on a page."""
