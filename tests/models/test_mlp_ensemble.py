@@ -14,10 +14,7 @@ from torch import Tensor
 
 from agent.penalties import ens_std_mean
 from models.latent import HeadStats
-from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, mopo_l2
-
-
-from models.mlp_ensemble import DELTA_FLOOR, FitOptions, MLPEnsemble, layer_l2, mopo_l2
+from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, layer_l2, mopo_l2
 from tests.models.tiny import numbers
 
 FEAT, ACTION = 3, 2
