@@ -113,6 +113,14 @@ def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None
         build(algo, "debug", obs)
 
 
+def test_values_of_expert_resets_are_normalised_from_pixels_and_states() -> None:
+    """Without it they run away (benchmark/results); CMIL's are its paper's."""
+    for obs in ("pixels", "state"):
+        policy = build("hyper", "debug", obs).policy
+        assert policy.critics.nets.norm and policy.target.nets.norm
+    assert not build("cmil", "debug").policy.critics.nets.norm
+
+
 def test_networks_of_the_official_preset() -> None:
     """Algorithms 2.1 and 3.1: the sizes that the official code builds."""
     agent = build("cmil_official", "base")
