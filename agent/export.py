@@ -28,8 +28,8 @@ from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild, robot_of
-from demos import frames
 from demos.recorded_env import pace
+from envs import frames
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from demos.errors import DemoError
-from demos.frames import HOW, SIZE, small
+from envs.frames import HOW, SIZE, small
 
 # What the readers of picture files are known to raise on damaged bytes.
 _DAMAGE = (

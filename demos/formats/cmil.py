@@ -17,8 +17,8 @@ import numpy as np
 
 from demos.errors import DemoError
 from demos.formats import npz
-from demos.frames import small
 from envs.episode import Episode
+from envs.frames import small
 
 NAME = "cmil"
 SUFFIX = ".npz"

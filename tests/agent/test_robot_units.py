@@ -14,9 +14,9 @@ import pytest
 from agent import deploy, export, record, train
 from agent.deploy import Deployed, DeployError
 from demos import convert, dataset
-from demos.frames import small
 from demos.robot import unit
 from envs.episode import Episode, to_pairs
+from envs.frames import small
 from tests.agent.runs import local, overrides, start
 from tests.demos import lerobot_sets as sets
 

@@ -13,8 +13,8 @@ import pytest
 
 from demos import convert, dataset, formats, inspect
 from demos.dataset import DemoError
-from demos.frames import small
 from envs.episode import Episode, to_pairs
+from envs.frames import small
 from tests.demos.samples import assert_damage_is_told, assert_refused
 
 STATE = ("state",)
