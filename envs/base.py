@@ -19,7 +19,8 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Attributes:
         task: the name that envs.make.make knows.
-        subtasks: what "tasks_done" counts, in its order; empty where only the score counts, and "success" is false.
+        subtasks: what "tasks_done" counts, in its order; empty where there are no such, and "success" is false unless a
+            simulator tells it.
         horizon: environment steps an episode.
         dt: seconds between two actions, the pace at which a policy is deployed.
         full_score: the score of an expert, so that a score can be shown as a share of it.
@@ -43,7 +44,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
         return self
 
     def get_state(self) -> np.ndarray:
-        """Return the whole simulator state, (S,) float64."""
+        """Return the whole simulator state, (S,) float64; empty where it cannot be restored."""
         raise NotImplementedError
 
     def set_state(self, state: np.ndarray) -> None:

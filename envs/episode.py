@@ -177,7 +177,10 @@ class EpisodeBuilder:
         return len(self._action)
 
     def start(self, obs: Mapping[str, np.ndarray], sim_state: np.ndarray | None = None) -> None:
-        """Add row 0: observations after reset ("image" (64, 64, 3), "state" (d,)) and the simulator state (S,)."""
+        """Add row 0: observations after reset ("image" (64, 64, 3), "state" (d,)) and the simulator state (S,).
+
+        An empty one, of a simulator that cannot be restored, is none.
+        """
         if self._action:
             raise EpisodeError("obs", "the episode has already been started")
         self._obs = {key: [] for key in obs}
@@ -238,7 +241,7 @@ class EpisodeBuilder:
             self._obs[key].append(np.array(value))
         self._action.append(None if action is None else action.copy())
         self._reward.append(float(reward))
-        self._sim_state.append(None if sim_state is None else np.array(sim_state, np.float64))
+        self._sim_state.append(None if sim_state is None or not np.size(sim_state) else np.array(sim_state, np.float64))
 
 
 def _describe(value: Any) -> str:

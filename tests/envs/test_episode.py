@@ -140,6 +140,13 @@ def test_builder_copies_rows_and_marks_the_ends() -> None:
     assert episode.meta == {"task": "line", "success": True}
 
 
+def test_an_empty_simulator_state_is_none() -> None:
+    builder = EpisodeBuilder({"task": "line"})
+    builder.start({"state": np.zeros(2, np.float32)}, np.zeros(0))
+    builder.add(np.array([0.5]), {"state": np.ones(2, np.float32)}, sim_state=np.zeros(0))
+    assert builder.finish().sim_state is None
+
+
 def test_builder_refuses_misuse() -> None:
     row = {"state": np.zeros(1, np.float32)}
     builder = EpisodeBuilder()

@@ -64,6 +64,12 @@ def test_a_failing_worker_tells_the_cause_and_closes_all(action: object, told: s
     vector.close()
 
 
+def test_an_environment_that_cannot_be_made_is_told_in_one_line() -> None:
+    with pytest.raises(EnvError, match=r"worker 0 \(own, state\) failed: task.options.recordings: nowhere: ") as caught:
+        VectorEnv("own", "state", 1, options={"recordings": "nowhere"})
+    assert "\n" not in str(caught.value)
+
+
 def test_a_killed_worker_is_reported() -> None:
     with VectorEnv("line", "state", 1) as vector:
         vector.reset([0])
