@@ -95,14 +95,18 @@ class Row(NamedTuple):
     reward: float
 
 
-def play(agent: Agent, env: Any, seed: int, *, mode: bool) -> Iterator[Row]:
-    """The rows of one episode in an environment of this process, for those who look at the simulator between them."""
+def play(agent: Agent, env: Any, seed: int, *, mode: bool, by_state: bool = False) -> Iterator[Row]:
+    """The rows of one episode in an environment of this process, for those who look at the simulator between them.
+
+    by_state: the agent acts on the state that the environment tells, and the rows show the pictures that it gives.
+    """
     obs, info = env.reset(seed=seed)
     action, first = np.zeros((1, *env.action_space.shape), np.float32), np.ones(1, bool)
     carry, over = agent.world.initial(1), False
     yield Row(None, obs, info, False, float("nan"))
     while not over:
-        action, carry = agent.act(obs[None], action, first, carry, mode=mode)
+        seen = info["state"] if by_state else obs
+        action, carry = agent.act(seen[None], action, first, carry, mode=mode)
         obs, reward, terminated, truncated, info = env.step(action[0])
         action = info.get("did", action[0])[None]
         first, over = np.zeros(1, bool), bool(terminated or truncated)

@@ -1,10 +1,11 @@
 """``python -m agent.record run=DIR out=OUT episodes=10``: a trained policy's episodes as demonstrations or a data set.
 
     out=FOLDER       one file an episode, in the project's own format. What is recorded replays: every row holds the
-                     simulator state. No rewards.
+                     simulator state, where there is one. No rewards.
     out=FILE.hdf5    all in one file in D4RL's layout, with the true rewards for methods that are told them
                      (dataset=FILE.hdf5), without simulator states
 
+``pixels=true`` has the pictures recorded beside the states of a run with obs=state, for others with obs=pixels.
 ``source=replay`` does not act: it writes what the run has collected itself while it trained, with the rewards if it
 kept them (algo=expert does). Episodes that score less than ``min_score`` are not kept. Seeds are neither those of
 training nor those of evaluation.
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, refuse_recordings, restore, robot_of
+from agent.finished import command, open_run, rebuild, refuse_recordings, robot_of
 from demos import dataset
 from demos.errors import DemoError
 from demos.formats import d4rl
@@ -29,7 +30,7 @@ from envs.episode import Episode, EpisodeBuilder
 
 USAGE = (
     "python -m agent.record run=DIR out=FOLDER|FILE.hdf5 [episodes=10] [steps=none] [source=policy|replay] [seed=0] "
-    "[sampled=false] [min_score=none] [force=false] [weights=last|best|chosen] [device=auto]"
+    "[pixels=false] [sampled=false] [min_score=none] [force=false] [weights=last|best|chosen] [device=auto]"
 )
 RECORD_SEEDS = 3 << 29  # above training's and evaluation's
 SOURCES = ("policy", "replay")
@@ -38,8 +39,8 @@ SOURCES = ("policy", "replay")
 @dataclass(frozen=True)
 class Options:
     """Arguments of the command. steps: whole episodes of so many steps together, instead of a number of episodes.
-    min_score: keep only episodes that score at least this. force: replace what ``out`` holds. weights: as
-    `agent.evaluate`'s.
+    pixels: pictures, too, of a run that sees states. min_score: keep only episodes that score at least this. force:
+    replace what ``out`` holds. weights: as `agent.evaluate`'s.
     """
 
     run: Path
@@ -48,6 +49,7 @@ class Options:
     steps: int | None = None
     source: str = "policy"
     seed: int = 0
+    pixels: bool = False
     sampled: bool = False
     min_score: float | None = None
     force: bool = False
@@ -77,6 +79,8 @@ def record(options: Options) -> list[Path]:
     joint = options.out.suffix == d4rl.SUFFIX
     if joint and config["obs"]["key"] != "state":
         raise ConfigError(f"out={options.out}: D4RL's layout holds states, this run has obs={config['obs']['name']}")
+    if options.pixels and (joint or config["obs"]["key"] != "state"):
+        raise ConfigError("pixels=true: adds pictures to the episodes of a run with obs=state, in a folder")
     taken = [options.out] if options.out.is_file() else sorted(options.out.glob("*.npz"))
     if taken and not options.force:
         raise ConfigError(f"out={options.out}: holds episodes already ({taken[0].name}); force=true replaces them")
@@ -112,15 +116,19 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
     from envs.make import make
 
     task, obs = config["task"], config["obs"]
-    env = make(task["name"], obs["name"], **task["options"])
+    key = "image" if options.pixels else obs["key"]
+    env = make(task["name"], "pixels" if options.pixels else obs["name"], **task["options"])
     robot = robot_of(options.run)
-    agent = restore(options.run, config, state, env, pick_device(options.device))
+    assert env.observation_space.shape is not None and env.action_space.shape is not None
+    shape = env.reset(seed=0)[1]["state"].shape if options.pixels else env.observation_space.shape
+    agent = rebuild(options.run, config, state, env.action_space.shape[0], shape, pick_device(options.device))
     torch.manual_seed(options.seed)
     wanted = options.episodes if options.steps is None else options.steps
     kept = tried = number = found = 0
     while kept < wanted and tried < 3 * wanted:
         with one_thread():  # and the numbers do not depend on how many there are
-            episode = played(agent, env, obs["key"], RECORD_SEEDS + options.seed + number, mode=not options.sampled)
+            seed, mode = RECORD_SEEDS + options.seed + number, not options.sampled
+            episode = played(agent, env, key, seed, mode=mode, by_state=options.pixels)
         if robot is not None:
             episode.meta["robot"] = robot
         score, amount = episode.meta["score"], 1 if options.steps is None else episode.steps
@@ -137,14 +145,15 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
         )
 
 
-def played(agent: Any, env: Any, key: str, seed: int, *, mode: bool) -> Episode:
-    """One episode of the policy with its observations, simulator states, rewards and score."""
+def played(agent: Any, env: Any, key: str, seed: int, *, mode: bool, by_state: bool = False) -> Episode:
+    """One episode of the policy with its observations, simulator states, rewards and score. by_state: as `play`'s."""
     from agent.collect import play
 
     sim = env.unwrapped
     builder = EpisodeBuilder({"task": sim.task, "seed": seed, "source": "agent.record", "subtasks": list(sim.subtasks)})
-    for row in play(agent, env, seed, mode=mode):
-        seen = {"state": np.asarray(row.info["state"], np.float32)} | {key: row.obs}
+    for row in play(agent, env, seed, mode=mode, by_state=by_state):
+        numbers = np.asarray(row.info["state"], np.float32)
+        seen = ({"state": numbers} if numbers.size else {}) | {key: row.obs}
         if row.action is None:
             builder.start(seen, sim.get_state())
         else:

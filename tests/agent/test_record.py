@@ -62,6 +62,21 @@ def test_recorded_episodes_are_demonstrations_that_replay(run: Path, tmp_path: P
         assert episode.meta["score"] == pytest.approx(good.mean())
 
 
+def test_pictures_are_recorded_of_what_a_policy_does_that_sees_states(run: Path, tmp_path: Path) -> None:
+    plain, seen = (
+        dataset.read(record.record(Options(run, tmp_path / str(pixels), episodes=1, pixels=pixels, device="cpu"))[0])[0]
+        for pixels in (False, True)
+    )
+    assert set(plain.obs) == {"state"} and set(seen.obs) == {"state", "image"}
+    np.testing.assert_array_equal(seen.obs["state"], plain.obs["state"])
+    np.testing.assert_array_equal(seen.action, plain.action)
+    assert seen.sim_state is not None
+    env = LineEnv(obs="pixels")
+    for state_, image in zip(seen.sim_state, seen.obs["image"], strict=True):
+        env.set_state(state_)
+        np.testing.assert_array_equal(image, env.render())
+
+
 def test_the_trained_policys_most_likely_actions_are_recorded(run: Path, tmp_path: Path) -> None:
     (path,) = record.record(Options(run, tmp_path / "mode", episodes=1, device="cpu"))
     (episode,) = dataset.read(path)
@@ -108,6 +123,8 @@ def test_mistakes_are_named_in_one_line(run: Path, tmp_path: Path, capsys: pytes
     assert refused(capsys, f"run={run}", out, "episodes=0") == "episodes must be at least 1"
     assert "unknown key 'episode'" in refused(capsys, f"run={run}", out, "episode=1")
     assert "out=... is missing" in refused(capsys, f"run={run}")
+    told = refused(capsys, f"run={run}", f"out={tmp_path / 'set.hdf5'}", "pixels=true")
+    assert told == "pixels=true: adds pictures to the episodes of a run with obs=state, in a folder"
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     (fresh / "config.yaml").write_text((run / "config.yaml").read_text())
