@@ -26,7 +26,7 @@ from agent.build import ConfigError, pick_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path")
+_PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path", "task.options.kwargs")
 # Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
 _LEAST = {
     "seed": 0,
@@ -99,7 +99,7 @@ def _nearest(word: str, choices: Sequence[str]) -> str:
 
 
 def _quoted(override: str) -> str:
-    """Paths are taken as they are: no comma, bracket or equals sign in them means anything."""
+    """Paths, and JSON, are taken as they are: no comma, bracket or equals sign in them means anything."""
     key, value = override.split("=", 1)
     if key not in _PATHS or value in ("", "null") or value[0] in "'\"":
         return override

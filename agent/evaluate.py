@@ -37,6 +37,7 @@ SUCCESS = {
     "line": "score: share of the steps that end within 0.1 of the goal; success: the last one does",
     "own": "recorded observations are played, each once, whatever the actions; error: mean distance of an action's "
     "numbers from the recorded ones; score: 1 - error / 2",
+    "gym": "success as the environment tells it in its info (success or is_success); score: undiscounted return",
     "count": "score: share of the steps with the right action; success: all of them",
     **dict.fromkeys(
         ("hopper", "halfcheetah", "walker2d", "ant", "humanoid"),
@@ -244,6 +245,8 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
     if subtasks:
         row(f"tasks solved of {len(subtasks)}", [r["tasks_solved"] for r in results.values()])
         row("all tasks solved", [r["success"] for r in results.values()])
+    elif any(r["success"][0] > 0 for r in results.values()):
+        row("success", [r["success"] for r in results.values()])
     if not subtasks or any(r["score"] != r["tasks_solved"] for r in results.values()):
         row("score", [r["score"] for r in results.values()])
     for name in next(iter(results.values()))["measures"]:

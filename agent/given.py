@@ -66,8 +66,8 @@ def simulated(config: Mapping[str, Any]) -> bool:
 
 
 def named(config: Mapping[str, Any], task: str) -> str | None:
-    """The task that episodes must name, None for any: recordings without a simulator call theirs as they like."""
-    return task if simulated(config) else None
+    """The task that episodes must name, None for any: of one's own robot or simulator they name what they like."""
+    return None if config["task"].get("any_demos", not simulated(config)) else task
 
 
 def gather(config: Mapping[str, Any]) -> Given:
@@ -146,7 +146,7 @@ def _comparisons(config: Mapping[str, Any], like: Spaces) -> Comparisons | None:
         none = ", or none with reward.w_pref=0" if "w_pref" in config["reward"] else ""
         raise ConfigError(f"preferences={path}: algo={method} learns from no comparisons{none}")
     task = config["task"]
-    found = preferences.load(path, task=task["name"], key=config["obs"]["key"], options=task["options"])
+    found = preferences.load(path, task=named(config, task["name"]), key=config["obs"]["key"], options=task["options"])
     if found.obs.shape[3:] != like.obs_shape or found.action.shape[3:] != (like.action_size,):
         raise ConfigError(
             f"preferences={path}: observations {found.obs.shape[3:]} and {found.action.shape[3]} actions, the run has "

@@ -31,6 +31,7 @@ class _Entry:
 _TASKS: dict[str, _Entry] = {
     "count": _Entry("envs.toy", "CountEnv", False),
     "line": _Entry("envs.toy", "LineEnv", False),
+    "gym": _Entry("envs.gym", "GymEnv", False),
     "own": _Entry("demos.recorded_env", "RecordedEnv", False),  # plays demonstrations, so it lives with them
     "kitchen": _Entry("envs.kitchen", "KitchenEnv", True),
     "baoding": _Entry("envs.baoding", "BaodingEnv", True),
