@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent
-from agent.data import Replay, RowPairs
+from agent.data import Replay, RowPairs, Which
 from agent.imagine import stepped
 from agent.rounds import RewardRounds
 from models.latent import Latent
@@ -86,9 +86,16 @@ class Upkeep:
 
         Raises FitStopped.
         """
-        pairs = self.replay.pairs()
-        x, action, ahead = self._feat(pairs.obs), self._tensor(pairs.action), self._feat(pairs.next_obs)
-        found = self.agent.world.fit(x, action, ahead, self.should_stop)
+        kinds: tuple[Which, ...] = ("expert", "online") if self.data["model_mixture"] == "one_to_one" else ("all",)
+        parts = [self.replay.pairs(kind) for kind in kinds if self.replay.ids(kind)]
+        obs, action, ahead = (np.concatenate([getattr(p, k) for p in parts]) for k in ("obs", "action", "next_obs"))
+        # of two kinds, each is drawn as often as the other, however many transitions there are of it
+        weight = (
+            None
+            if len(parts) < 2
+            else self._tensor(np.concatenate([np.full(len(p.obs), 1 / len(p.obs)) for p in parts]))
+        )
+        found = self.agent.world.fit(self._feat(obs), self._tensor(action), self._feat(ahead), self.should_stop, weight)
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
 
@@ -102,16 +109,20 @@ class Upkeep:
         """Rollouts with the sampled policy from the agent's kind of starts, into the memory."""
         agent = self.agent
         assert agent.memory is not None
+        horizon = self.horizon(step)
         n = max(1, round(self.data["rollouts_per_step"] * self.data["imagine_every"]))
+        # all depths have to fit: what comes later would push out the first steps, and with them every start
+        n = min(n, max(1, agent.memory.capacity // horizon))
         own = self._states(self.replay.pairs("online") if self.replay.ids("online") else self.replay.pairs(), n, rng)
         demo = own
         if self.replay.ids("expert"):
             low, high = agent.starts.expert_range(step / max(1, self.total))
             pairs = self.replay.pairs("expert")
-            demo = self._states(pairs, n, rng, (pairs.position >= low) & (pairs.position <= high))
+            steps = np.bincount(pairs.episode)[pairs.episode]  # a state lasts from its position to the next one's
+            demo = self._states(pairs, n, rng, ((pairs.time + 1) / steps > low) & (pairs.position <= high))
         z = agent.starts.sample(own, demo).latent
         us, added = [], 0
-        for _ in range(self.horizon(step)):
+        for _ in range(horizon):
             action = agent.policy.actor(z.feat).rsample().clamp(-1, 1)
             ahead, u = stepped(agent.world, z, action, agent.penalty)
             done = agent.world.terminated(ahead.feat)

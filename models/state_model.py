@@ -156,10 +156,15 @@ class StateEnsemble(StateModel):
         self.ends = TERMINATIONS[termination]
 
     def fit(
-        self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Callable[[], bool] = lambda: False
+        self,
+        feat: Tensor,
+        action: Tensor,
+        next_feat: Tensor,
+        should_stop: Callable[[], bool] = lambda: False,
+        weight: Tensor | None = None,
     ) -> dict[str, float]:
         """Fit the ensemble to transitions (n, F), (n, A), (n, F) in units of feat (see ``MLPEnsemble.fit``)."""
-        return self.ensemble.fit(feat, action, next_feat, self.options, should_stop)
+        return self.ensemble.fit(feat, action, next_feat, self.options, should_stop, weight)
 
     def step(
         self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False, sample: bool = True

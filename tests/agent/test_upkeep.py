@@ -24,6 +24,7 @@ from tests.agent.learner import FixedDist
 DATA: dict[str, Any] = {
     "updates_per_step": 2.0,
     "fit_every": 5,
+    "model_mixture": "all",
     "rollouts_per_step": 4,
     "rollout_horizon": [1, 3, 100, 200],
     "reward_every": 10,
@@ -47,8 +48,11 @@ class World(nn.Module):
         super().__init__()
         self.fitted: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def fit(self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Any) -> dict[str, float]:
+    def fit(
+        self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Any, weight: Tensor | None
+    ) -> dict[str, float]:
         self.fitted.append((feat, action, next_feat))
+        self.weight = weight
         return {"updates": 7.0}
 
     def latent(self, obs: Tensor) -> Latent:
@@ -207,13 +211,38 @@ def test_expert_resets_and_their_window(replay: Replay) -> None:
         work.agent.memory = TransitionMemory(1, 1, 500)
         work.imagine(step, rng)
         position = (work.agent.memory.feat[:20, 0] - 500) / 10
-        if low < 1:
-            assert bool(((position >= low) & (position <= high)).all()), step
-        assert bool((position >= 0).all() & (position <= 1).all()), "demonstrated states only"
+        if low == 1:  # the last state that an action was taken in
+            low = 0.9
+        assert bool(((position >= low) & (position <= high)).all()), step
     plain = upkeep(replay, MixtureStarts(0.5))
     plain.imagine(0.0, rng)
     share = float((plain.agent.memory.feat[:20, 0] >= 500).float().mean())
     assert 0 < share < 1
+
+
+def test_every_depth_of_a_rollout_fits_into_the_memory(replay: Replay) -> None:
+    """Otherwise later steps push out the starts, and expert resets with them."""
+    work = upkeep(replay, MixtureStarts(1.0), rollouts_per_step=1000.0)
+    work.imagine(200.0, np.random.default_rng(0))
+    memory = work.agent.memory
+    depth = work.horizon(200.0)
+    assert memory.capacity - depth < memory.filled <= memory.capacity and depth == 3
+    starts = memory.feat[: memory.filled // depth, 0]
+    assert bool(((starts >= 500) & (starts < 510)).all()), "all of them demonstrated states"
+
+
+def test_the_model_learns_from_both_kinds_alike_where_it_shall(replay: Replay) -> None:
+    plain, even = upkeep(replay), upkeep(replay, model_mixture="one_to_one")
+    plain.fit()
+    assert plain.agent.world.weight is None and len(plain.agent.world.fitted[0][0]) == 30
+    even.fit()
+    feat, _, ahead = even.agent.world.fitted[0]
+    shown = feat[:, 0] >= 500
+    weight = even.agent.world.weight
+    assert torch.equal(ahead, feat + 1) and shown.sum() == 10
+    assert weight[shown].sum() == pytest.approx(1.0) and weight[~shown].sum() == pytest.approx(1.0)
+    for part in (weight[shown], weight[~shown]):
+        assert bool((part == part[0]).all())
 
 
 def test_horizon_grows_linearly(replay: Replay) -> None:

@@ -468,3 +468,18 @@ def test_a_fit_that_is_stopped_leaves_nothing_behind() -> None:
     assert next(calls) == 6, "asked between two updates"
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_weights_say_how_often_transitions_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tenths of the rows together as often as the last tenth."""
+    model, (feat, action, ahead) = make(), transitions(4000)
+    mark = torch.arange(4000) >= 3600
+    feat[mark] += 50  # the normaliser clips, but tells them apart
+    weight = torch.where(mark, 1 / 400, 1 / 3600)
+    spy = Spy(monkeypatch, model)
+    model.fit(
+        feat, action, ahead + 50 * mark[:, None], FitOptions(batch=256, max_epochs=3, patience=100), weight=weight
+    )
+    drawn = torch.cat([x[:, :, 0].flatten() for x, _ in spy.batches])
+    marked = (drawn > drawn.mean()).float().mean().item()
+    assert marked == pytest.approx(0.5, abs=0.03)
