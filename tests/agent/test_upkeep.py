@@ -146,7 +146,7 @@ def test_a_fit_that_is_stopped_is_not_counted(replay: Replay, monkeypatch: pytes
     counters: dict[str, float] = defaultdict(float)
 
     def stopped(*_: Any) -> dict[str, float]:
-        assert work.should_stop is _[-1]
+        assert work.should_stop is _[3]
         raise FitStopped
 
     monkeypatch.setattr(work.agent.world, "fit", stopped)
