@@ -300,14 +300,17 @@ class Trainer:
         return pairs_of(rows) if rows else None
 
     def _env_start(self) -> Reset | None:
-        """FILTER: with probability ``starts.env_reset`` a uniformly drawn moment of the demonstrations."""
+        """FILTER: with probability ``starts.env_reset`` a moment in which a demonstration acts, all equally likely
+        (algorithms 4.3: uniform over episode and t).
+        """
         if self.agent.starts.env_reset == 0 or self.seeds.random() >= self.agent.starts.env_reset:
             return None
-        demos = [d for d in self.demos if d.sim_state is not None]
-        demo = demos[self.seeds.integers(len(demos))]
-        assert demo.sim_state is not None
-        step = int(self.seeds.integers(len(demo.sim_state) - 1))
-        return Reset(demo.sim_state[step], step)
+        told = [d.sim_state for d in self.demos if d.sim_state is not None]
+        ends = np.cumsum([len(states) - 1 for states in told])  # nothing is done in a last state
+        drawn = int(self.seeds.integers(ends[-1]))
+        one = int(np.searchsorted(ends, drawn, "right"))
+        step = drawn - (int(ends[one - 1]) if one else 0)
+        return Reset(told[one][step], step)
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}

@@ -12,6 +12,7 @@ import pytest
 from agent.build import ConfigError
 from agent.data import RowPairs
 from agent.rounds import RewardRounds
+from agent.trainer import Trainer
 from envs.toy import LINE_SPEED, LineEnv
 from tests.agent.runs import LocalVector, assert_same, lines, local, start, state
 from tests.agent.test_ending import build
@@ -64,6 +65,34 @@ def test_a_run_stopped_while_it_collects_them_continues_exactly(run_dir: Path, t
     assert [counters.get(key, 0) for key in ("env_steps/reward", "reward_rounds")] == [60 * rounds, rounds]
     start(tmp_path / "parts", *RUN)
     assert_same(run_dir, tmp_path / "parts")
+
+
+def test_filter_resets_what_the_policy_learns_from_and_not_what_its_reward_sees(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training episodes begin at demonstrated states in the environment itself, those of the reward's rounds and of
+    evaluations at its own (algorithms 3.5, H6).
+    """
+    played: dict[bool, list[tuple[Any, Any]]] = {True: [], False: []}
+    play = Trainer._play
+
+    def noted(self: Trainer, number: int, *, resets: bool) -> Any:
+        found = play(self, number, resets=resets)
+        played[resets] += found
+        shown.update((t, float(x)) for d in self.demos for t, x in enumerate(d.obs["state"][:-1, 0]))
+        return found
+
+    shown: set[tuple[int, float]] = set()
+    monkeypatch.setattr(Trainer, "_play", noted)
+    start(run_dir, *RUN, "algo=hype_filter", "starts.env_reset=1", "steps=150")
+    assert len(played[True]) >= 3 and len(played[False]) >= 2
+    for trace, where in played[True]:
+        assert (where.step, float(trace.arrays()["obs"][0, 0])) in shown
+        assert trace.steps == LineEnv.horizon - where.step, "the demonstration's clock goes on"
+    assert len({where.step for _, where in played[True]}) > 1
+    for trace, where in played[False]:
+        assert where is None and trace.steps == LineEnv.horizon
+    assert state(run_dir)["recent"] == [], "no episode began at the task's own start"
 
 
 def test_methods_without_rounds_on_new_episodes_refuse_them() -> None:

@@ -1,12 +1,19 @@
-"""Where rollouts begin: rows of replay, or demonstrations with probability p (algorithms 4.3, part S)."""
+"""Where rollouts and training episodes begin: rows of replay, or demonstrations with probability p (algorithms 4.3,
+part S).
+"""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, chisquare
 
 from agent.starts import MixtureStarts, ReplayStarts
+from agent.trainer import Trainer
 from models.latent import Latent
 
 B, T = 3, 8
@@ -101,3 +108,34 @@ def test_impossible_options_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"starts\."):
             make()
+
+
+# ---------------------------------------------------------------------- training episodes (FILTER)
+
+
+def drawing(p: float) -> Any:
+    """What of a trainer draws starts: demonstrations of 4, 10 and 1 actions, and one without simulator states."""
+    states = [np.array([[e, t] for t in range(n + 1)]) for e, n in ((0, 4), (1, 10), (2, 1))]
+    demos = [SimpleNamespace(sim_state=s) for s in (None, *states)]
+    agent = SimpleNamespace(starts=ReplayStarts(env_reset=p))
+    return SimpleNamespace(agent=agent, demos=demos, seeds=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_training_episodes_begin_at_every_demonstrated_moment_alike(p: float) -> None:
+    """Algorithms 4.3 and 5.5.10: uniform over (episode, t), however long its episode is; never where it is over."""
+    trainer, n, counts = drawing(p), 3000, {(e, t): 0 for e, k in ((0, 4), (1, 10), (2, 1)) for t in range(k)}
+    drawn = [start for _ in range(n) if (start := Trainer._env_start(trainer)) is not None]
+    for start in drawn:
+        episode, step = start.sim_state
+        assert start.step == step, "the clock goes on where the demonstration was"
+        counts[int(episode), int(step)] += 1
+    assert len(drawn) == n if p == 1 else binomtest(len(drawn), n, p).pvalue > 1e-3
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_without_env_resets_nothing_is_drawn() -> None:
+    trainer = drawing(0.0)
+    before = trainer.seeds.bit_generator.state
+    assert all(Trainer._env_start(trainer) is None for _ in range(50))
+    assert trainer.seeds.bit_generator.state == before, "the seeds of training episodes are those of other methods"
