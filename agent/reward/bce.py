@@ -7,7 +7,7 @@ from torch import Tensor
 
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import REWARD_MAPS, RewardNet, bce_loss, interpolates, steepness
+from models.reward_net import REWARD_MAPS, RewardNet, bce_loss, interpolates, steepness, weighted_mean
 
 
 class BCEReward(RewardLearner):
@@ -65,18 +65,21 @@ class BCEReward(RewardLearner):
         h_expert, h_policy = self.net(expert), self.net(policy)
         losses = Losses(bce=bce_loss(h_expert, h_policy, expert_weight, policy_weight))
         if self.gp != "none":
-            losses["gp"] = self.gp_weight * self._gradient_penalty(expert, policy)
+            losses["gp"] = self.gp_weight * self._gradient_penalty(expert, policy, expert_weight, policy_weight)
         return losses, {
             "d_expert_noisy": torch.sigmoid(h_expert).mean().detach(),
             "d_policy_noisy": torch.sigmoid(h_policy).mean().detach(),
         }
 
-    def _gradient_penalty(self, expert: Tensor, policy: Tensor) -> Tensor:
-        """(||grad h|| - 1)^2 on interpolates: w.r.t. inputs, or w.r.t. weights as in V-MAIL's code (3.2)."""
-        x, _ = interpolates(expert, policy)
+    def _gradient_penalty(self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor) -> Tensor:
+        """(||grad h|| - 1)^2 on interpolates of pairs that count (P-DAC's burn-in does not): w.r.t. inputs, or w.r.t.
+        the network's weights as in V-MAIL's code (3.2).
+        """
+        x, pick = interpolates(expert, policy)
+        weight = expert_weight * policy_weight[pick]
         h = self.net(x)
         if self.gp == "weight":
-            grads = torch.autograd.grad(h.mean(), list(self.net.parameters()), create_graph=True)
+            grads = torch.autograd.grad(weighted_mean(h, weight), list(self.net.parameters()), create_graph=True)
             norm = torch.sqrt(sum((g.square().sum() for g in grads), start=h.new_zeros(())) + 1e-12)
             return (norm - 1).square()
-        return (steepness(h, x) - 1).square().mean()
+        return weighted_mean((steepness(h, x) - 1).square(), weight)

@@ -1,5 +1,5 @@
-"""The off-policy gradient step: rewards are the reward learner's of this moment, demonstrations are what it calls expert,
-and every loss moves its own parameters alone (algorithms 1.5, 5.1.4, 5.5.2, 5.6.8).
+"""The off-policy gradient step: rewards are the reward learner's of this moment, demonstrations are what it calls
+expert, and every loss moves its own parameters alone (algorithms 1.5, 5.1.4, 5.5.2, 5.6.8).
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def test_rewards_of_stored_transitions_are_those_of_the_newest_reward(
         flags = np.arange(12) == 0, np.arange(12) == 11, np.zeros(12, bool)
         obs, action = rng.normal(size=(12, 11)), rng.uniform(-1, 1, (12, 3)) * (np.arange(12) > 0)[:, None]
         replay.add_episode(obs.astype(np.float32), action.astype(np.float32), *flags, expert=expert)
-    sampler = Sampler(replay, {"sample_by": "row", "from_start": 0.0, "batch": 32, "length": 2, "burn_in": 0,
-                               "joint_batch": False, "expert_fraction": 0.25}, torch.device("cpu"), online=True)  # fmt: skip
+    how = {"sample_by": "row", "from_start": 0.0, "batch": 32, "length": 2, "burn_in": 0, "joint_batch": False}
+    sampler = Sampler(replay, how | {"expert_fraction": 0.25}, torch.device("cpu"), online=True)
     batches, stored = seen(agent, monkeypatch), replay.pairs()
     for change in (False, True, False):
         if change:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.reward_net import REWARD_MAPS, bce_loss
+from models.reward_net import REWARD_MAPS, bce_loss, interpolates, steepness
 from tests.agent.learner import make_reward
 from tests.models.tiny import numbers
 
@@ -155,6 +155,36 @@ def test_weight_gradient_penalty_is_over_the_parameters_of_the_mean_logit() -> N
     x = torch.tensor([[2.0, -1.0]])
     expected = 3.0 * (math.sqrt(2**2 + 1 + 1) - 1) ** 2
     assert gp("weight", [0.3, 0.1], 0.7, x.expand(5, 2), x.expand(7, 2)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["input", "weight"])
+def test_gradient_penalty_is_on_pairs_that_count(kind: str) -> None:
+    """Burn-in and restarts: what weighs nothing may be anything; where all count, a plain mean to the last bit."""
+    reward = make_reward(gp=kind, gp_weight=3.0, act="tanh")
+    expert, policy = numbers(40, 5), numbers(30, 5, seed=1)
+    keep_e, keep_p = (numbers(40, seed=2) > 0).float(), (numbers(30, seed=3) > 0).float()
+
+    def penalty(x: Tensor, y: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        torch.manual_seed(4)
+        return reward.loss(x, y, v, w)[0]["gp"]
+
+    strange = torch.where(keep_e[:, None] > 0, expert, 5.0), torch.where(keep_p[:, None] > 0, policy, -7.0)
+    expected = penalty(expert, policy, keep_e, keep_p)
+    torch.testing.assert_close(penalty(*strange, keep_e, keep_p), expected)
+    for one, other in ((strange[0], policy), (expert, strange[1])):
+        assert abs(penalty(one, other, torch.ones(40), torch.ones(30)) - expected) > 1e-3
+    torch.manual_seed(4)
+    x, _ = interpolates(expert, policy)
+    h, params = reward.net(x), list(reward.net.parameters())
+    if kind == "weight":
+        norm = sum(g.square().sum() for g in torch.autograd.grad(h.mean(), params, create_graph=True)) + 1e-12
+        plain = 3.0 * (norm.sqrt() - 1).square()
+    else:
+        plain = 3.0 * (steepness(h, x) - 1).square().mean()
+    found = penalty(expert, policy, torch.ones(40), torch.ones(30))
+    assert torch.equal(found, plain)
+    for a, b in zip(*(torch.autograd.grad(v, params, allow_unused=True) for v in (found, plain)), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
 
 
 def test_interpolates_lie_between_expert_and_policy() -> None:
