@@ -160,7 +160,7 @@ class Agent(nn.Module):
             elif self.policy.wants == "both":
                 losses, found = self.policy.losses(self._both(own, demo, clone, agent_chunk, expert_chunk))
             else:
-                losses, found = self._imagined_losses(own, demo, pairs, clone, agent_chunk)
+                losses, found = self._imagined_losses(own, demo, pairs, clone, agent_chunk, expert_chunk)
             metrics |= found
         losses = {name: loss for name, loss in losses.items() if name != "reward" or "reward" in parts}
         # every loss and every gradient belongs to the same weights; only then do the optimisers move
@@ -227,11 +227,17 @@ class Agent(nn.Module):
         return replace(pairs, feat=pairs.feat + std * torch.randn_like(pairs.feat)) if std > 0 else pairs
 
     def _imagined_losses(
-        self, own: Latent, demo: Latent, pairs: ClonePairs, clone: ClonePairs, chunk: Chunk
+        self,
+        own: Latent,
+        demo: Latent,
+        pairs: ClonePairs,
+        clone: ClonePairs,
+        chunk: Chunk,
+        expert_chunk: Chunk,
     ) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """Steps 3 and 4: imagine from the starts, then all losses at the same weights."""
         reward_net = self.reward
-        start = self.starts.sample(own, demo)
+        start = self.starts.sample(own, demo, expert_chunk.valid)
         with frozen(self.world, reward_net):
             rollout = imagine(self.world, self.policy.actor, start.latent, self.options.horizon, self.penalty)
             x = reward_net.inputs(rollout.feat[:-1], rollout.action, noisy=True)

@@ -29,6 +29,14 @@ def _pick_rows(t: int, per_chunk: int, device: torch.device) -> Tensor:
     return torch.rand(t, device=device).argsort()[:per_chunk].sort().values  # randperm would synchronise
 
 
+def _pick_valid(rows: int, n: int, valid: Tensor | None, device: torch.device) -> Tensor:
+    """n of the rows (B * T) that are ``valid`` (B, T), all equally likely; the last one where none is."""
+    if valid is None:
+        return torch.randint(rows, (n,), device=device)
+    ends = valid.flatten().float().cumsum(0)  # how many there are would have to be waited for
+    return torch.searchsorted(ends, torch.rand(n, device=device) * ends[-1], right=True).clamp_max(rows - 1)
+
+
 class ReplayStarts:
     """All posteriors of the current agent chunk (CMIL, V-MAIL), or ``per_chunk`` random rows of it.
 
@@ -45,15 +53,16 @@ class ReplayStarts:
         """Which part of a demonstration's time starts may come from, 0..1: all of it."""
         return 0.0, 1.0
 
-    def sample(self, agent: Latent, expert: Latent) -> StartSet:
-        """agent, expert: posteriors (B, T) -> StartSet."""
+    def sample(self, agent: Latent, expert: Latent, valid: Tensor | None = None) -> StartSet:
+        """agent, expert: posteriors (B, T), of the expert's those with enough history ``valid`` (None: all)."""
         rows = _pick_rows(agent.stoch.shape[1], self.per_chunk, agent.stoch.device)
         z = agent[:, rows].flatten()
         return StartSet(z, rows, torch.ones_like(z.stoch[:, 0], dtype=torch.bool))
 
 
 class MixtureStarts(ReplayStarts):
-    """Bernoulli(p) per sample: posterior of a demonstration, else of replay (HyPER; pixel form of algorithms 4.5).
+    """Bernoulli(p) per sample: posterior of a demonstration, else of replay (HyPER; pixel form of algorithms 4.5). Of
+    demonstrations only posteriors with ``data.burn_in`` frames of history, or all there is of it (algorithms 4.3).
 
     ``per_batch``: one coin for all, as HyPER's code has it. ``window`` > 0: demonstrated states come from a window of
     that width that moves from the end of the demonstrations to their beginning (HyPER on AntMaze).
@@ -74,12 +83,12 @@ class MixtureStarts(ReplayStarts):
         low = 1.0 - min(1.0, max(0.0, progress))
         return min(low, 1.0 - 1e-6), min(1.0, low + self.window)
 
-    def sample(self, agent: Latent, expert: Latent) -> StartSet:
-        """Each row of the agent chunk is replaced by an expert row with probability p."""
+    def sample(self, agent: Latent, expert: Latent, valid: Tensor | None = None) -> StartSet:
+        """Each row of the agent chunk is replaced with probability p by an expert row that has enough history."""
         rows = _pick_rows(agent.stoch.shape[1], self.per_chunk, agent.stoch.device)
         own, demo = agent[:, rows].flatten(), expert.flatten()
         n = own.stoch.shape[0]
-        pick = torch.randint(demo.stoch.shape[0], (n,), device=own.stoch.device)
+        pick = _pick_valid(demo.stoch.shape[0], n, valid, own.stoch.device)
         coin = torch.rand(1 if self.per_batch else n, 1, device=own.stoch.device) < self.p
         drawn = demo[pick]
         mixed = Latent(*(torch.where(coin, getattr(drawn, f), getattr(own, f)) for f in ("deter", "stoch", "params")))

@@ -182,9 +182,9 @@ def test_replay_posteriors_precede_the_model_step_and_expert_posteriors_follow_i
     seen: dict[str, Any] = {}
     sample, observe = agent.starts.sample, agent.world.observe
 
-    def spy_sample(own: Latent, demo: Latent) -> Any:
+    def spy_sample(own: Latent, demo: Latent, valid: Tensor) -> Any:
         seen.update(own=own, demo=demo)
-        return sample(own, demo)
+        return sample(own, demo, valid)
 
     def spy_observe(chunk: Chunk) -> Latent:
         seen["rng"] = torch.get_rng_state()
@@ -214,7 +214,7 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
     seen: list[Any] = []
     loss, sample = agent.world.loss, agent.starts.sample
     agent.world.loss = lambda chunk: seen.append(chunk) or loss(chunk)
-    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)
+    agent.starts.sample = lambda own, demo, valid: seen.append((own, demo)) or sample(own, demo, valid)
     batches = capture(agent)
     update(agent, chunks)
     joined, (own, demo) = seen
@@ -233,7 +233,7 @@ def test_demonstrations_alone_are_one_chunk(chunks: tuple[Chunk, Chunk]) -> None
     agent = make_agent()
     seen: list[tuple[Latent, Latent]] = []
     sample = agent.starts.sample
-    agent.starts.sample = lambda own, demo: seen.append((own, demo)) or sample(own, demo)
+    agent.starts.sample = lambda own, demo, valid: seen.append((own, demo)) or sample(own, demo, valid)
     update(agent, (chunks[1], chunks[1]))
     assert seen[0][0] is seen[0][1]
 
@@ -376,7 +376,7 @@ def test_rollouts_start_at_all_replay_posteriors(chunks: tuple[Chunk, Chunk]) ->
     batches = capture(agent)
     seen: list[Latent] = []
     sample = agent.starts.sample
-    agent.starts.sample = lambda own, demo: seen.append(own) or sample(own, demo)
+    agent.starts.sample = lambda own, demo, valid: seen.append(own) or sample(own, demo, valid)
     update(agent, chunks)
     rollout = batches[0].rollout
     assert rollout is not None
@@ -388,7 +388,7 @@ def test_only_starts_that_follow_a_replay_pair_are_its_target(chunks: tuple[Chun
     for p in (0.0, 0.5, 1.0):
         agent = make_agent(starts=MixtureStarts(p))
         sample = agent.starts.sample
-        agent.starts.sample = lambda own, demo, sample=sample: seen.append(sample(own, demo)) or seen[-1]
+        agent.starts.sample = lambda *given, sample=sample: seen.append(sample(*given)) or seen[-1]
         batches = capture(agent)
         update(agent, chunks)
         assert batches[0].data is not None

@@ -4,6 +4,7 @@ part S).
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, chisquare
+from torch import Tensor
 
+from agent.batch import to_device
+from agent.data import Replay
 from agent.starts import MixtureStarts, ReplayStarts
 from agent.trainer import Trainer
 from models.latent import Latent
+from models.world_model import Chunk
+from tests.agent.learner import make_agent
+from tests.models.tiny import ACTION
 
 B, T = 3, 8
 
@@ -76,6 +83,55 @@ def test_mixture_draws_all_rows_of_the_demonstrations() -> None:
     drawn = torch.cat([MixtureStarts(1.0).sample(latents(), latents()).latent.stoch[:, 0] for _ in range(40)])
     _, counts = drawn.unique(return_counts=True)
     assert len(counts) == B * T and chisquare(counts).pvalue > 1e-3
+
+
+def test_demonstrated_posteriors_without_history_start_nothing() -> None:
+    """Algorithms 4.3: of a chunk's first rows only those are drawn whose episode begins there."""
+    torch.manual_seed(0)
+    valid = torch.rand(B, T) < 0.6
+    valid[0, 0], valid[2] = False, False
+    starts = MixtureStarts(1.0)
+    drawn = torch.cat([starts.sample(latents(), latents(), valid).latent.stoch[:, 0] for _ in range(60)])
+    found, counts = drawn.unique(return_counts=True)
+    assert found.tolist() == latents().stoch[..., 0][valid].tolist() and chisquare(counts).pvalue > 1e-3
+    alone = starts.sample(latents(), latents(), torch.zeros(B, T, dtype=torch.bool)).latent
+    assert bool((alone.stoch == 100 * (B - 1) + T - 1).all()), "where none has enough, the one that has most"
+
+
+def test_expert_starts_are_posteriors_of_a_demonstrations_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Algorithms 5.5.10, through replay, chunks and the agent: what the model infers from the frames up to that moment,
+    no fewer than ``burn_in`` of them unless the episode has no more.
+    """
+    burn_in, steps, n, rng = 3, 14, 8, np.random.default_rng(0)
+    replay = Replay(tmp_path, obs_shape=(64, 64, 3), obs_dtype=np.uint8, action_size=ACTION, capacity=99, budget_gb=1.0)
+    frames = rng.integers(0, 256, (steps, 64, 64, 3)).astype(np.uint8)
+    action = rng.uniform(-0.9, 0.9, (steps, ACTION)).astype(np.float32)
+    action[0] = 0
+    flags = np.arange(steps) == 0, np.arange(steps) == steps - 1, np.zeros(steps, bool)
+    replay.add_episode(frames, action, *flags, expert=True)
+    replay.add_episode(255 - frames, action, *flags, expert=False)
+    agent = make_agent(starts=MixtureStarts(1.0), horizon=2, penalty="none")
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # posterior means
+    sample, seen = agent.starts.sample, []
+    monkeypatch.setattr(agent.starts, "sample", lambda *given: seen.append(sample(*given)) or seen[-1])
+    demo = replay.sample(n, 7, rng, which="expert", from_start_prob=0.3)
+    own = replay.sample(n, 7, rng, which="online")
+    agent.update(*(to_device(rows, burn_in, agent.device) for rows in (own, demo)), 0, frozenset({"policy"}))
+    told: dict[tuple[int, int], Tensor] = {}  # (first frame, last frame) -> what the model makes of them
+    for first in sorted(set(demo.offset.tolist())):
+        row = torch.arange(7)[None] == 0
+        led = torch.from_numpy(action[first : first + 7])[None] * ~row[..., None]
+        shown = torch.from_numpy(frames[first : first + 7])[None]
+        z = agent.world.observe(Chunk(shown, led, row, ~row, ~row, row[:, 0], ~row)).feat.detach()
+        told |= {(first, first + t): z[0, t] for t in range(7)}
+    distance = torch.cdist(seen[0].latent.feat, torch.stack(list(told.values())))
+    assert distance.amin(1).max() < 1e-3
+    used = {list(told)[k] for k in distance.argmin(1).tolist()}
+    enough = {(first, last) for first, last in told if first == 0 or last - first >= burn_in}
+    assert used <= enough < set(told) and len(used) > 0.6 * len(enough)
+    assert {last for first, last in used if first == 0} >= {0, 1}, "an episode's own beginning needs no history"
 
 
 def test_bad_probability_is_told() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from agent.data import Replay
@@ -218,6 +219,22 @@ def test_expert_resets_and_their_window(replay: Replay) -> None:
     plain.imagine(0.0, rng)
     share = float((plain.agent.memory.feat[:20, 0] >= 500).float().mean())
     assert 0 < share < 1
+
+
+@pytest.mark.parametrize("expert", [True, False])
+def test_imagination_begins_in_every_state_alike(replay: Replay, expert: bool) -> None:
+    """Algorithms 4.3 and 5.5.10: uniform over episode and t, however long an episode is; never in its last state."""
+    episode(replay, 700, rows=4, expert=True)
+    episode(replay, 800, rows=31, expert=True)
+    episode(replay, 200, rows=3)
+    pairs, where = replay.pairs("expert" if expert else "online"), None
+    if expert:  # as of a window of demonstrated time (HyPER on AntMaze)
+        where = pairs.position <= 0.5
+    drawn = upkeep(replay)._states(pairs, 4000, np.random.default_rng(0), where).stoch.flatten()
+    expected = sorted(pairs.obs[where if where is not None else slice(None), 0].tolist())
+    found, counts = drawn.unique(return_counts=True)
+    assert found.tolist() == expected and len(expected) == (6 + 2 + 16 if expert else 10 + 10 + 2)
+    assert chisquare(counts).pvalue > 1e-3
 
 
 def test_every_depth_of_a_rollout_fits_into_the_memory(replay: Replay) -> None:
