@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from agent import checkpoint, config, plots, train
+from demos import dataset
 from envs import vector
 from envs.vector import VectorEnv
 
@@ -70,6 +72,27 @@ def local(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(vector, "VectorEnv", LocalVector)
     patch.setattr(plots, "curves", lambda run: run)
     patch.setattr(plots, "theorem2", lambda run: run)
+
+
+def poison(patch: pytest.MonkeyPatch) -> None:
+    """Algorithms 5.1.3: from now on training runs are lied to about everything that only evaluation may know. Rewards
+    of environments are NaN; what else these tell of an episode, and rewards of recorded ones, are any numbers.
+    """
+    rng, load = np.random.default_rng(0), dataset.load
+
+    class Poisoned(LocalVector):
+        def step(self, actions: np.ndarray) -> Any:
+            obs, reward, terminated, truncated, infos = super().step(actions)
+            lies = {"score": rng.random(), "success": bool(rng.random() < 0.5), "tasks_done": np.ones(1, np.float32)}
+            return obs, np.full_like(reward, np.nan), terminated, truncated, [info | lies for info in infos]
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        return [
+            dataclasses.replace(e, reward=rng.normal(size=len(e)).astype(np.float32)) for e in load(*args, **kwargs)
+        ]
+
+    patch.setattr(vector, "VectorEnv", Poisoned)
+    patch.setattr(dataset, "load", loaded)
 
 
 def overrides(run: Path, *arguments: str) -> list[str]:

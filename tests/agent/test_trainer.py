@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import signal
@@ -27,7 +26,7 @@ from envs.episode import to_pairs
 from envs.toy import CountEnv, count_expert, count_from_image
 from envs.vector import VectorEnv
 from models.mlp_ensemble import MLPEnsemble
-from tests.agent.runs import LocalVector, assert_same, differences, lines, local, moments, start, state, trained
+from tests.agent.runs import LocalVector, assert_same, differences, lines, local, moments, poison, start, state, trained
 
 PRETRAINING, UPDATES = 8, 20  # of a run with runs.TINY
 
@@ -290,25 +289,8 @@ def test_rewards_cannot_reach_a_learner(
     """Algorithms 5.1.3: poisoned rewards of environments and demonstrations, the same parameters."""
     options = (f"algo={algo}", "steps=60") if algo in ("cmil", "vmail") else (f"algo={algo}", "steps=4")
     start(run_dir, *options)
-    rng = np.random.default_rng(0)
-
-    class Poisoned(LocalVector):
-        """Lies about everything that only evaluation may know."""
-
-        def step(self, actions: np.ndarray) -> Any:
-            obs, reward, terminated, truncated, infos = super().step(actions)
-            lies = {"score": rng.random(), "success": True, "tasks_done": np.ones(1, np.float32)}
-            return obs, np.full_like(reward, np.nan), terminated, truncated, [info | lies for info in infos]
-
-    real = dataset.load
-
-    def load(*args: Any, **kwargs: Any) -> Any:
-        episodes = real(*args, **kwargs)
-        assert all(np.isnan(episode.reward).all() for episode in episodes)
-        return [dataclasses.replace(e, reward=rng.normal(size=len(e)).astype(np.float32)) for e in episodes]
-
-    monkeypatch.setattr(vector, "VectorEnv", Poisoned)
-    monkeypatch.setattr(dataset, "load", load)
+    assert all(np.isnan(episode.reward).all() for episode in dataset.load(dataset.shipped("line"), limit=3))
+    poison(monkeypatch)
     start(tmp_path / "poisoned", *options)
     assert_same(run_dir, tmp_path / "poisoned")
     for module in state(run_dir)["modules"].values():
