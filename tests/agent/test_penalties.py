@@ -118,11 +118,12 @@ def test_shape_is_the_batch(name: str) -> None:
     assert u(name, given).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", (*ALL, *DRAWN))
 def test_penalised_reward_never_exceeds_the_reward_and_falls_with_alpha(name: str) -> None:
     given, reward = stats(n=200), numbers(200, seed=2, dtype=torch.float64)
+    torch.manual_seed(0)
     amount = u(name, given)
-    assert bool((amount >= 0).all())
+    assert amount.shape == (200,) and bool((amount >= 0).all())
     used = [penalised(reward, amount, make_penalty(name, alpha)) for alpha in (0.0, 0.5, 1.0, 10.0)]
     assert torch.equal(used[0], reward)
     for low, high in itertools.pairwise(used):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import chisquare, spearmanr
 from torch import Tensor
 
-from agent.penalties import ens_std_mean
+from agent.penalties import ens_std_mean, make_penalty
 from models.latent import HeadStats
 from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, layer_l2, mopo_l2
 from tests.models.tiny import numbers
@@ -441,20 +441,28 @@ def test_learns_a_linear_system_and_its_noise() -> None:
     assert ((variance > 0.8) & (variance < 1.2)).all()
 
 
-def test_disagreement_grows_with_the_distance_to_the_data() -> None:
-    """5.3.4. Not asked of a member's own variance, which need not grow away from the data."""
+def test_uncertainty_grows_with_the_distance_to_the_data() -> None:
+    """5.3.4, of the total (ens_std) and of the members' disagreement. Not asked of a member's own variance, which need
+    not grow away from the data.
+    """
     edges = torch.linspace(1.0, 5.0, 9)
-    x, by_seed = torch.cat([edges, -edges])[:, None], []
+    x = torch.cat([edges, -edges])[:, None]
+    by_seed: dict[str, list[Tensor]] = {"ens_std": [], "ens_std_mean": []}
     for seed in range(5):
         g = torch.Generator().manual_seed(seed)
         s = torch.rand(300, 1, generator=g) * 2 - 1
         model = make(7, 5, feat=1, action=1, hidden=32, seed=seed)
         delta = 0.5 * torch.sin(3 * s) + 0.05 * torch.randn(300, 1, generator=g)
         model.fit(s, torch.zeros_like(s), s + delta, FitOptions(lr=3e-3, batch=64, max_updates=120))
-        mean, _ = model(x, torch.zeros_like(x))
-        by_seed.append(ens_std_mean(HeadStats(mean.transpose(0, 1))).detach().view(2, -1).mean(0))
-    assert min(spearmanr(edges, u).statistic for u in by_seed) > 0.8
-    assert (torch.stack(by_seed).mean(0).diff() > 0).all()
+        mean, logvar = (each.transpose(0, 1).detach() for each in model(x, torch.zeros_like(x)))
+        heads = HeadStats(mean, (0.5 * logvar).exp())
+        for name, found in by_seed.items():
+            penalty = make_penalty(name, 1.0)
+            assert penalty.u is not None
+            found.append(penalty.u(heads).view(2, -1).mean(0))
+    for name, found in by_seed.items():
+        assert min(spearmanr(edges, u).statistic for u in found) > 0.8, name
+        assert (torch.stack(found).mean(0).diff() > 0).all(), name
 
 
 def test_a_fit_that_is_stopped_leaves_nothing_behind() -> None:
