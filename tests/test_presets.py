@@ -303,10 +303,12 @@ def test_likelihood_methods_are_what_the_specification_says() -> None:
 
 
 def test_hype_and_hyper_official_are_the_codes_column() -> None:
-    """Algorithms 3.5 and 3.6: teeth of the learning rate as long as a round, four episodes for each of them alone."""
+    """Algorithms 3.5 and 3.6, the rows of Hopper: teeth of the learning rate as long as a round, four episodes for each
+    of them alone.
+    """
     hype, hyper = preset("hype_official", "small", "state"), preset("hyper_official", "small", "state")
     updates = hype["data"]["reward_every"] * hype["data"]["updates_per_step"]
-    assert updates == 10_000
+    assert updates == 5000
     for name in ("actor", "critics", "temperature"):
         settings = hype["optim"][name]
         assert (settings["kind"], settings["lr"], settings["saw"]) == ("oadam", 7.3e-4, updates)
@@ -318,6 +320,43 @@ def test_hype_and_hyper_official_are_the_codes_column() -> None:
         assert (config["optim"]["reward"]["kind"], config["optim"]["reward"]["lr"]) == ("oadam", 8e-4)
     assert (hype["policy"]["gamma"], hype["policy"]["polyak"], hype["data"]["act"]) == (0.98, 0.02, "sampled")
     assert (hyper["data"]["act"], hyper["data"]["updates_per_step"], hyper["starts"]["per_batch"]) == ("mode", 30, True)
+    for config, hidden in ((hype, 256), (hyper, 512)):
+        policy, reward = config["policy"], config["reward"]
+        assert (policy["hidden"], policy["layers"], policy["act"], policy["temperature"]) == (hidden, 2, "relu", "auto")
+        assert (reward["hidden"], reward["layers"], reward["anchor"], reward["standardise"]) == (256, 2, False, False)
+        assert (config["data"]["batch"], config["world_model"]["normalise"]) == (256, False)
+    assert (hype["policy"]["target_entropy"], hype["steps"]) == (-1.0, 1_000_000)
+    assert hype["data"]["expert_fraction"] == [[0, 0.2], [200_000, 0.1], [1_000_000, 0.01]]
+    data, model, optim = hyper["data"], hyper["world_model"], hyper["optim"]
+    agent = build("hyper_official", "debug", "state")  # of a task with Hopper's three actions
+    assert agent.policy.target_entropy == pytest.approx(1.0, abs=1e-3), "+1 nat in all (HR6)"
+    assert [optim[name]["lr"] for name in ("actor", "critics", "temperature")] == [3e-4] * 3
+    assert (hyper["policy"]["polyak"], hyper["policy"]["polyak_every"], hyper["policy"]["gamma"]) == (5e-3, 4, 0.99)
+    assert (model["hidden"], model["layers"], model["members"], model["elites"]) == (400, 4, 7, 5)
+    assert (model["lr"], model["l2"], model["holdout"], model["patience"], model["tolerance"]) == (
+        *(3e-4, 5e-5, 0.2, 10, 0.01),
+    )
+    assert model["normalise_fit"] and model["max_updates"] == 0
+    assert (hyper["reward"]["members"], hyper["reward"]["reduce"], hyper["reward"]["clip"]) == (7, "max", 0.0)
+    assert (data["fit_every"], data["rollouts_per_step"], data["rollout_horizon"]) == (
+        125,
+        400,
+        [1, 25, 20_000, 100_000],
+    )
+    assert (data["reward_every"], data["seed_steps"], hyper["steps"]) == (1000, 1000, 150_000)
+    assert (data["real_fraction"], data["expert_fraction"], hyper["starts"]["p"]) == (0.0, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("algo", ["hype_official", "hyper_official"])
+def test_overrides_that_an_official_preset_names_for_other_tasks_exist(algo: str) -> None:
+    told = (CONFIGS / "algo" / f"{algo}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    named = [word.rstrip(".,:") for word in told.replace("\n# ", " ").split() if "=" in word.strip("=.,")]
+    assert len(named) >= 5
+    for override in named:
+        task = "ant" if "contact" in override else "hopper"
+        config = load_config([f"algo={algo}", "obs=state", f"task={task}", override])[0]
+        *path, last = override.split("=")[0].split(".")
+        assert last in functools.reduce(lambda node, key: node[key], path, config), override
 
 
 def test_offline_ml_irl_official_is_the_codes_column() -> None:
