@@ -13,9 +13,10 @@ train() {
 evaluate() { python -m agent.evaluate run="$1" episodes=20 seed=1000; }
 
 # the expert, and the one trajectory that all learn from; SAC on the true reward in the other ant, to compare with
-train task=ant-custom algo=expert run="$out/expert"
+unit=(policy.reward_scale=0.05 policy.polyak=0.02) # values in a unit of 20 rewards: learned sooner
+train task=ant-custom algo=expert steps=150000 "${unit[@]}" run="$out/expert"
 python -m agent.record run="$out/expert" out="$out/demos" episodes=1 sampled=true force=true
-train task=ant-disabled algo=expert run="$out/truth"
+train task=ant-disabled algo=expert "${unit[@]}" run="$out/truth"
 evaluate "$out/expert"
 evaluate "$out/truth"
 
@@ -30,7 +31,7 @@ for seed in "${seeds[@]:-0}"; do
     if [ $algo = iq_learn ]; then continue; fi
     train task=ant-custom "${common[@]}" run="$out/learn-$algo-s$seed"
     train task=ant-disabled algo=expert reward=frozen reward.path="$out/learn-$algo-s$seed" seed="$seed" \
-      ${again[@]+"${again[@]}"} run="$out/reward-$algo-s$seed"
+      "${unit[@]}" ${again[@]+"${again[@]}"} run="$out/reward-$algo-s$seed"
     evaluate "$out/reward-$algo-s$seed"
   done
 done
