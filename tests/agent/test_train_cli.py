@@ -60,7 +60,7 @@ def test_a_run_leaves_a_complete_folder(run: Path) -> None:
         assert (run / name).stat().st_size > 50, name
     for pattern in ("tensorboard/events.*", "videos/policy-000000060.gif", "videos/open_loop-000000060.gif"):
         assert list(run.glob(pattern)), pattern
-    assert {"world.safetensors", "reward.safetensors", "policy.safetensors", "optimisers.pt", "state.json"} <= {
+    assert {"world.safetensors", "reward.safetensors", "policy.safetensors", "arrays.safetensors", "state.json"} <= {
         path.name for path in (run / "checkpoint" / "step-000000060").iterdir()
     }
     assert read_config(run / "config.yaml")["task"]["name"] == "count"
