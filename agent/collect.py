@@ -26,6 +26,15 @@ class Reset(NamedTuple):
     step: int
 
 
+def a_moment(sim_states: Sequence[np.ndarray], rng: np.random.Generator) -> Reset:
+    """One in which a demonstration (T + 1, S) acts, all equally likely (algorithms 4.3: uniform over episode and t)."""
+    ends = np.cumsum([len(states) - 1 for states in sim_states])  # nothing is done in a last state
+    drawn = int(rng.integers(ends[-1]))
+    one = int(np.searchsorted(ends, drawn, "right"))
+    step = drawn - (int(ends[one - 1]) if one else 0)
+    return Reset(sim_states[one][step], step)
+
+
 @dataclass(eq=False)
 class Trace:
     """One episode in storage convention (``action[t]`` led to ``obs[t]``), with what only evaluation may know."""

@@ -18,7 +18,7 @@ from agent import checkpoint, holdout, monitor
 from agent.agent import FULL, Agent
 from agent.build import ConfigError
 from agent.chunks import RowPairs, pairs_of
-from agent.collect import Interrupted, Reset, Trace, run_episodes
+from agent.collect import Interrupted, Reset, Trace, a_moment, run_episodes
 from agent.config import fingerprint
 from agent.data import Replay
 from agent.ending import Rows, ended
@@ -300,17 +300,10 @@ class Trainer:
         return pairs_of(rows) if rows else None
 
     def _env_start(self) -> Reset | None:
-        """FILTER: with probability ``starts.env_reset`` a moment in which a demonstration acts, all equally likely
-        (algorithms 4.3: uniform over episode and t).
-        """
+        """FILTER: with probability ``starts.env_reset`` a moment of the demonstrations."""
         if self.agent.starts.env_reset == 0 or self.seeds.random() >= self.agent.starts.env_reset:
             return None
-        told = [d.sim_state for d in self.demos if d.sim_state is not None]
-        ends = np.cumsum([len(states) - 1 for states in told])  # nothing is done in a last state
-        drawn = int(self.seeds.integers(ends[-1]))
-        one = int(np.searchsorted(ends, drawn, "right"))
-        step = drawn - (int(ends[one - 1]) if one else 0)
-        return Reset(told[one][step], step)
+        return a_moment([d.sim_state for d in self.demos if d.sim_state is not None], self.seeds)
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
