@@ -113,6 +113,19 @@ def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None
         build(algo, "debug", obs)
 
 
+def test_only_our_own_small_cmil_looks_ten_steps_ahead() -> None:
+    """What critics say of a hundred steps misleads it (benchmark/results); the papers' presets keep their discount."""
+    for algo, size, gamma in (
+        ("cmil", "small", 0.9),
+        ("cmil", "base", 0.99),
+        ("cmil_official", "small", 0.99),
+        ("cmil_paper", "small", 0.99),
+        ("vmail", "small", 0.99),
+    ):
+        assert preset(algo, size)["policy"]["gamma"] == gamma, (algo, size)
+    assert preset("cmil", "small", "state")["policy"]["gamma"] == 0.99
+
+
 def test_values_of_expert_resets_are_normalised_from_pixels_and_states() -> None:
     """Without it they run away (benchmark/results); CMIL's are its paper's."""
     for obs in ("pixels", "state"):
