@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +224,18 @@ def _listed(folder: Path) -> list[str]:
 
 
 def load(
-    folder: Path, fingerprint: Mapping[str, Any] | None = None, *, weights_alone: bool = False
+    folder: Path,
+    fingerprint: Mapping[str, Any] | None = None,
+    *,
+    counts: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    weights_alone: bool = False,
 ) -> dict[str, Any] | None:
     """Read the newest intact checkpoint (tensors on the CPU); None when the folder holds none.
 
     A damaged checkpoint costs a warning and the one before it is read.
 
     Args:
-        fingerprint: compared with the saved one, when given.
+        fingerprint: compared with the saved one, when given; ``counts``: with what counts of that today.
         weights_alone: nothing is to be continued, so that a checkpoint of the earlier format will do.
     Raises:
         CheckpointError: the fingerprints differ (names every key and both values), or no checkpoint is readable.
@@ -246,7 +250,7 @@ def load(
         try:
             manifest, files = _read_verified(folder / names[0], weights_alone)
             if fingerprint is not None:
-                _compare(folder / names[0], manifest["fingerprint"], fingerprint)
+                _compare(folder / names[0], counts(manifest["fingerprint"]), fingerprint)
             return _decode(files)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             tried[names[0]] = str(error)

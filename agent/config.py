@@ -239,11 +239,14 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Of ``size`` and ``obs`` only their names: they are tables of what other settings may refer to, and count where they
     are referred to. A table that has got an entry for another algorithm leaves a run what it was.
+
+    Of a fingerprint, also of one that an earlier version saved with more in it, it is what counts today.
     """
     kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY}
     options = {k: v for k, v in config["task"]["options"].items() if k not in _NOT_IDENTITY_OF_TASK}
     kept["task"] = dict(config["task"]) | {"options": options}
-    return kept | {table: config[table]["name"] for table in ("size", "obs")}
+    tables = {table: config[table] for table in ("size", "obs")}
+    return kept | {name: table["name"] if isinstance(table, Mapping) else table for name, table in tables.items()}
 
 
 def set_threads(threads: int) -> None:

@@ -49,7 +49,7 @@ def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str
     if weights not in FOLDERS:
         raise ConfigError(f"weights={weights}: expected one of {', '.join(FOLDERS)}")
     config = read_config(run / "config.yaml")
-    state = checkpoint.load(run / FOLDERS[weights], fingerprint(config), weights_alone=True)
+    state = checkpoint.load(run / FOLDERS[weights], fingerprint(config), counts=fingerprint, weights_alone=True)
     if state is None:
         raise CheckpointError(f"{run}: holds no {FOLDERS[weights]} yet")
     return config, state

@@ -122,7 +122,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     from demos.dataset import write_atomic
 
     data = config["data"]
-    state = checkpoint.load(folder / "checkpoint", fingerprint(config))
+    state = checkpoint.load(folder / "checkpoint", fingerprint(config), counts=fingerprint)
     started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
     like = given.like
     replay = Replay(
