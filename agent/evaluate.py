@@ -104,9 +104,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     first = EVAL_SEEDS + options.seed
     started = time.monotonic()
     with open_envs(config, _processes(options)) as envs:
-        episodes = min(
-            options.episodes, envs.episodes or options.episodes
-        )  # the same recording twice tells nothing new
+        episodes = envs.different(options.episodes)
         seeds = list(range(first, first + episodes))
         agent = restore(options.run, config, state, envs, device)
         progress = _Progress(len(KINDS[options.mode]) * _rounds(episodes, len(envs)) * envs.horizon, stream)

@@ -28,8 +28,8 @@ from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild, robot_of
-from demos.recorded_env import pace
 from envs import frames
+from envs.base import pace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,7 @@ def _of_the_task(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_recordings(config: Mapping[str, Any], robot: Mapping[str, Any]) -> dict[str, Any]:
     """The same without a simulator, and without the recordings, which may be elsewhere by now."""
-    dt, told = pace(config["task"]["options"]["dt"], robot)
+    dt, told = pace(config["task"]["options"]["dt"], robot.get("dt"))
     if not told:
         print(
             f"nobody tells the seconds between two actions: {dt:g} is assumed; the training command with "

@@ -59,10 +59,10 @@ def open_envs(config: Mapping[str, Any], n: int) -> VectorEnv:
     """``n`` environments of the run's task, each in a process; recordings, which cost nothing to play and much to read,
     in this one, once.
     """
+    from agent.given import simulated
     from envs.vector import VectorEnv
 
-    task = config["task"]
-    played = bool(task.get("simulated", True))
+    task, played = config["task"], simulated(config)
     return VectorEnv(task["name"], config["obs"]["name"], n if played else 1, processes=played, options=task["options"])
 
 

@@ -32,7 +32,7 @@ def evaluate(trainer: Trainer) -> dict[str, float] | None:
     shown: Trace | None = None
     for name, mode in (("mode", True), ("sampled", False)):
         first = EVAL_SEEDS + settings["seed"]
-        seeds = range(first, first + min(settings["episodes"], envs.episodes or settings["episodes"]))
+        seeds = range(first, first + envs.different(settings["episodes"]))
         try:
             traces = run_episodes(agent, envs, list(seeds), mode=mode, should_stop=lambda: trainer.stop)
         except Interrupted:

@@ -90,12 +90,9 @@ class Upkeep:
         parts = [self.replay.pairs(kind) for kind in kinds if self.replay.ids(kind)]
         obs, action, ahead = (np.concatenate([getattr(p, k) for p in parts]) for k in ("obs", "action", "next_obs"))
         # of two kinds, each is drawn as often as the other, however many transitions there are of it
-        weight = (
-            None
-            if len(parts) < 2
-            else self._tensor(np.concatenate([np.full(len(p.obs), 1 / len(p.obs)) for p in parts]))
-        )
-        found = self.agent.world.fit(self._feat(obs), self._tensor(action), self._feat(ahead), self.should_stop, weight)
+        weight = self._tensor(np.concatenate([np.full(len(p.obs), 1 / len(p.obs)) for p in parts]))
+        x, act, y = self._feat(obs), self._tensor(action), self._feat(ahead)
+        found = self.agent.world.fit(x, act, y, self.should_stop, weight if len(parts) > 1 else None)
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -10,16 +9,8 @@ import numpy as np
 
 from demos import dataset
 from demos.errors import DemoError
-from envs.base import Environment
+from envs.base import Environment, observations, pace, wants_pictures
 from envs.errors import EnvError
-
-DT = 0.1  # seconds between two actions, where nobody tells
-
-
-def pace(dt: float | None, robot: Mapping[str, Any] | None) -> tuple[float, bool]:
-    """Seconds between two actions: as given, or as the recordings tell, or else 0.1; and whether anybody told."""
-    told = (robot or {}).get("dt") if dt is None else dt
-    return (DT, False) if told is None else (float(told), True)
 
 
 class RecordedEnv(Environment):
@@ -51,16 +42,14 @@ class RecordedEnv(Environment):
 
         Raises EnvError where they cannot be read.
         """
-        if obs not in ("pixels", "state"):
-            raise EnvError(f"obs must be 'pixels' or 'state', got {obs!r}")
-        if dt is not None and not dt > 0:
-            raise EnvError(f"task.options.dt={dt}: expected the seconds between two actions")
-        self._key = "image" if obs == "pixels" else "state"
+        pictures = wants_pictures(self.task, obs)
+        pace(dt, None)  # a bad option is told before minutes of reading
+        self._key = "image" if pictures else "state"
         try:
             found = dataset.load(recordings, obs_keys=(self._key,))
         except DemoError as error:
             raise EnvError(f"task.options.recordings: {error}") from error
-        self.dt, self.render_style = pace(dt, found[0].meta.get("robot"))[0], render
+        self.dt, self.render_style = pace(dt, found[0].meta.get("robot", {}).get("dt"))[0], render
         self.held_out = found[used:] if used is not None else []
         self._episodes = self.held_out or found
         self.episodes = len(self._episodes)
@@ -69,13 +58,8 @@ class RecordedEnv(Environment):
             self.note = f"no recording is held out: scores are of the {self.episodes} that are learned from"
         self.horizon = max(one.steps for one in self._episodes)
         first = found[0]
-        shape, size = first.obs[self._key].shape[1:], first.action.shape[1]
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self.observation_space = (
-            gymnasium.spaces.Box(0, 255, shape, np.uint8)
-            if obs == "pixels"
-            else gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
-        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, first.action.shape[1:], np.float32)
+        self.observation_space = observations(pictures, first.obs[self._key].shape[1])
         self._number, self._row, self._error = 0, 0, 0.0
 
     def reset(

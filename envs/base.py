@@ -7,6 +7,35 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.errors import EnvError
+from envs.frames import SIZE
+
+DT = 0.1  # seconds between two actions, where nobody tells
+
+
+def wants_pictures(task: str, obs: str) -> bool:
+    """Whether the option `obs` is "pixels"; EnvError unless it is that or "state"."""
+    if obs not in ("pixels", "state"):
+        raise EnvError(f"{task}: obs must be 'pixels' or 'state', got {obs!r}")
+    return obs == "pixels"
+
+
+def observations(pictures: bool, numbers: int) -> gymnasium.spaces.Box:
+    """The space of pictures (64, 64, 3) uint8, or of states (numbers,) float32."""
+    if pictures:
+        return gymnasium.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    return gymnasium.spaces.Box(-np.inf, np.inf, (numbers,), np.float32)
+
+
+def pace(asked: float | None, told: float | None) -> tuple[float, bool]:
+    """Seconds between two actions: as the option `dt` asks, or as recordings or simulator tell, or else 0.1; and
+    whether anybody told. EnvError for an option that is not above 0.
+    """
+    if asked is not None and not asked > 0:
+        raise EnvError(f"task.options.dt={asked}: expected the seconds between two actions")
+    found = told if asked is None else asked
+    return (DT, False) if found is None else (float(found), True)
+
 
 class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     """A gymnasium environment with a name, a horizon, a state that can be saved and restored, and pictures.

@@ -14,12 +14,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.base import Environment
+from envs.base import Environment, observations, pace, wants_pictures
 from envs.errors import EnvError, RenderingError
 from envs.frames import SIZE, small
 from envs.rendering import select_backend
 
-DT = 0.1  # seconds between two actions, where nobody tells
 SUCCESS = ("success", "is_success")  # entries of an environment's info
 _Path = tuple[str, ...]  # keys that lead to a part of an observation
 
@@ -64,23 +63,20 @@ class GymEnv(Environment):
         Raises:
             EnvError: it cannot be made, or its observations or actions cannot be used.
         """
-        if obs not in ("pixels", "state"):
-            raise EnvError(f"obs must be 'pixels' or 'state', got {obs!r}")
         if not id:
             raise EnvError("task.options.id is missing: what gymnasium.make takes, such as my_package:MyRobot-v0")
         if horizon is not None and (isinstance(horizon, bool) or horizon < 1 or horizon != int(horizon)):
             raise EnvError(f"task.options.horizon={horizon}: expected a number of steps")
-        if dt is not None and not dt > 0:
-            raise EnvError(f"task.options.dt={dt}: expected the seconds between two actions")
+        pace(dt, None)
         self.render_style = render
-        self._id, self._pixels = id, obs == "pixels"
+        self._id, self._pixels = id, wants_pictures(self.task, obs)
         given = _parsed(kwargs) | ({} if horizon is None else {"max_episode_steps": int(horizon)})
         if self._pixels:
             with contextlib.suppress(RenderingError):  # not everything that draws needs OpenGL
                 select_backend()  # before the environment's module imports mujoco
         self._env, why = _made(id, given, self._pixels)
         self._sim: Any = self._env.unwrapped
-        self.dt = _pace(self._env) if dt is None else float(dt)
+        self.dt, _ = pace(dt, _told(self._env))
         spec = self._env.spec
         if spec is None or spec.max_episode_steps is None:
             raise EnvError(f"task.options.horizon is missing: {id} is registered without max_episode_steps")
@@ -103,11 +99,7 @@ class GymEnv(Environment):
                 f"{id}: obs=pixels takes a (height, width, 3) uint8 of the observation, or what render() draws with "
                 f"render_mode='rgb_array'; it has neither{why}"
             )
-        self.observation_space = (
-            spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-            if self._pixels
-            else spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        )
+        self.observation_space = observations(self._pixels, size)
         mujoco = sys.modules.get("mujoco")  # whoever has made an environment of MuJoCo has imported it
         physical = mujoco is not None and isinstance(getattr(self._sim, "data", None), mujoco.MjData)
         self._mujoco: Any = mujoco if physical and not (self._pixels and pictures) else None
@@ -249,13 +241,13 @@ def _made(id: str, given: dict[str, Any], pixels: bool) -> tuple[gymnasium.Env[A
         raise EnvError(f"task.options.id={id}: gymnasium cannot make it: {_cause(error)}") from error
 
 
-def _pace(env: gymnasium.Env[Any, Any]) -> float:
-    """Return the seconds between two actions, as far as the environment tells."""
+def _told(env: gymnasium.Env[Any, Any]) -> float | None:
+    """Return the seconds between two actions, if the environment tells them."""
     told = getattr(env.unwrapped, "dt", None)
     if isinstance(told, int | float | np.floating) and told > 0:
         return float(told)
     rate = env.metadata.get("render_fps")
-    return 1.0 / float(rate) if rate else DT
+    return 1.0 / float(rate) if rate else None
 
 
 def _bounded(id: str, space: gymnasium.Space[Any]) -> spaces.Box:

@@ -11,7 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.base import Environment
+from envs.base import Environment, observations, wants_pictures
 from envs.errors import EnvError, nearest
 from envs.kitchen_scene import kitchen_frames
 from envs.wrappers import check_tremble, trembled
@@ -77,8 +77,7 @@ class KitchenEnv(Environment):
             EnvError: a bad option.
             RenderingError: pixels were asked for and no OpenGL backend works.
         """
-        if obs not in ("pixels", "state"):
-            raise EnvError(f"kitchen: obs must be 'pixels' or 'state', got {obs!r}")
+        self._pixels = wants_pictures(self.task, obs)
         names = (subtasks,) if isinstance(subtasks, str) else tuple(subtasks)
         for name in names:
             if name not in OBJECTS:
@@ -91,7 +90,6 @@ class KitchenEnv(Environment):
         self.subtasks: tuple[str, ...] = names
         self.full_score = float(len(names))
         self.render_style = render
-        self._pixels = obs == "pixels"
         self._sim = PackageKitchen(
             tasks_to_complete=list(OBJECTS),
             terminate_on_tasks_completed=False,
@@ -108,11 +106,7 @@ class KitchenEnv(Environment):
         self._vector = np.zeros(59, np.float32)
         self._box = gymnasium.spaces.Box(-1.0, 1.0, (9,), np.float32)
         self.action_space = self._box
-        self.observation_space = (
-            gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-            if self._pixels
-            else gymnasium.spaces.Box(-np.inf, np.inf, (59,), np.float32)
-        )
+        self.observation_space = observations(self._pixels, 59)
         if self._pixels:
             kitchen_frames(render)  # fail now, not at the first reset, if nothing can draw
 

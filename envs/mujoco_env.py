@@ -9,7 +9,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from envs.base import Environment
+from envs.base import Environment, observations, wants_pictures
 from envs.errors import EnvError
 from envs.mujoco_scene import SceneFrames, published_contacts
 from envs.wrappers import check_tremble, trembled
@@ -67,10 +67,8 @@ class MujocoEnvironment(Environment):
             EnvError: a bad option.
             RenderingError: pixels were asked for and no OpenGL backend works.
         """
-        if obs not in ("pixels", "state"):
-            raise EnvError(f"{self.task}: obs must be 'pixels' or 'state', got {obs!r}")
         self.render_style = render
-        self._pixels = obs == "pixels"
+        self._pixels = wants_pictures(self.task, obs)
         self._sim = sim
         self.dt = float(sim.dt)
         self._tremble = check_tremble(self.task, tremble)
@@ -85,11 +83,7 @@ class MujocoEnvironment(Environment):
         self._frames: dict[int, SceneFrames] = {}
         self._box: gymnasium.spaces.Box = sim.action_space
         self.action_space = self._box
-        self.observation_space = (
-            gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-            if self._pixels
-            else gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        )
+        self.observation_space = observations(self._pixels, size)
         if self._pixels:
             self._frames_of(64)  # fail now, not at the first reset, if nothing can draw
 

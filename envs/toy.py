@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.base import Environment
+from envs.base import Environment, observations, wants_pictures
 from envs.errors import EnvError
 
 LINE_GOAL = 0.5
@@ -46,16 +46,10 @@ class ToyEnv(Environment):
 
     def __init__(self, *, obs: str = "state", render: str = "fast") -> None:
         """Make it. obs: "pixels" (64, 64, 3) uint8 or "state" (1,) float32; both `render` styles look the same."""
-        if obs not in ("pixels", "state"):
-            raise EnvError(f"obs must be 'pixels' or 'state', got {obs!r}")
-        self._pixels = obs == "pixels"
+        self._pixels = wants_pictures(self.task, obs)
         self.render_style = render
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.observation_space = (
-            gymnasium.spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)
-            if self._pixels
-            else gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        )
+        self.observation_space = observations(self._pixels, 1)
         self._steps = 0
         self._x = 0.0
         self._good = 0

@@ -82,6 +82,10 @@ class VectorEnv:
         """Close the environments."""
         self.close()
 
+    def different(self, n: int) -> int:
+        """How many of n episodes, with seeds that follow each other, differ: recordings played twice tell nothing."""
+        return n if self.episodes is None else min(n, self.episodes)
+
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """Reset the first len(seeds) environments; return observations (n, ...) and infos."""
         self._check_open()

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from agent import config, trainer
+from agent import checkpoint, config, trainer
 from agent.build import ConfigError
+from agent.checkpoint import CheckpointError
 from agent.config import CONFIGS, dump_config, fingerprint, load_config, read_config
 from tests.agent.recorded import comparisons, line, pictures
 from tests.agent.runs import local, overrides, start
@@ -283,3 +284,17 @@ def test_a_run_is_identified_by_what_its_settings_are_and_not_by_what_the_tables
     assert fingerprint(more) == fingerprint(given)
     for override in ("size=debug", "obs=state", "obs.ema=0.5", "size.members=3"):
         assert fingerprint(load_config(["task=line", "run=unused", override])[0]) != fingerprint(given), override
+
+
+def test_what_an_earlier_version_saved_beyond_what_counts_today_separates_no_run(tmp_path: Path) -> None:
+    """Whole tables, where recordings lie, the pace: a run that has them in its checkpoint can still be opened."""
+    config = load_config(["task=own", "demos=here", "algo=bc", "obs=state"])[0]
+    now = fingerprint(config)
+    earlier = now | {"size": config["size"], "obs": config["obs"], "task": config["task"]}
+    assert fingerprint(now) == now == fingerprint(earlier) != earlier
+    checkpoint.save(tmp_path, {"step": 1}, fingerprint=earlier)
+    assert checkpoint.load(tmp_path, now, counts=fingerprint) is not None
+    with pytest.raises(CheckpointError, match="recordings"):
+        checkpoint.load(tmp_path, now)
+    with pytest.raises(CheckpointError, match='size: saved "small", now "base"'):
+        checkpoint.load(tmp_path, now | {"size": "base"}, counts=fingerprint)
