@@ -136,8 +136,11 @@ def both_present(expert_weight: Tensor, policy_weight: Tensor) -> Tensor:
 
 
 def bce_loss(expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor) -> Tensor:
-    """-E_E[log D] - E_pi[log(1 - D)] from logits; both means weighted (weights sum to anything > 0)."""
-    return weighted_mean(F.softplus(-expert), expert_weight) + weighted_mean(F.softplus(policy), policy_weight)
+    """-E_E[log D] - E_pi[log(1 - D)] from logits; both means weighted. 0 while only one kind is there: against nothing,
+    every pair would be called the expert's.
+    """
+    both = weighted_mean(F.softplus(-expert), expert_weight) + weighted_mean(F.softplus(policy), policy_weight)
+    return both * both_present(expert_weight, policy_weight)
 
 
 def interpolates(expert: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,16 @@ def test_pairs_of_weight_zero_do_not_count() -> None:
     assert reward.loss(expert, policy, 0 * keep_e, 0 * keep_p)[0].total.item() == 0.0
 
 
+@pytest.mark.parametrize("missing", ["expert", "policy"])
+def test_against_nothing_there_is_nothing_to_tell_apart(missing: str) -> None:
+    """With demonstrations alone, before the first episode, D would go to 1 everywhere."""
+    reward = make_reward()
+    weights = [torch.zeros(6) if kind == missing else torch.ones(6) for kind in ("expert", "policy")]
+    loss = reward.loss(numbers(6, 5), numbers(6, 5, seed=1), *weights)[0].total
+    loss.backward()
+    assert loss.item() == 0 and not any(p.grad.any() for p in reward.parameters() if p.grad is not None)
+
+
 def test_only_the_network_is_trained_by_the_loss() -> None:
     reward = make_reward(gp="input")
     expert, policy = numbers(6, 5).requires_grad_(), numbers(8, 5, seed=1).requires_grad_()
