@@ -105,7 +105,8 @@ class StackedMLP(nn.Module):
         for layer in self.layers[:-1]:
             y = layer(y)
             y = self.act(F.layer_norm(y, y.shape[-1:]) if self.norm else y)
-        return self.layers[-1](y).float().reshape(-1, *lead)
+        with torch.autocast(y.device.type, enabled=False):  # bf16 would round a value of 50 to quarters
+            return self.layers[-1](y.float()).reshape(-1, *lead)
 
 
 def _init_conv(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int, fan_out: int) -> None:

@@ -131,6 +131,18 @@ def test_layer_normalisation_bounds_values_far_from_the_data() -> None:
     assert (net(1e4 * x).abs() <= bound[:, None]).all() and not (plain(1e4 * x).abs() <= bound[:, None]).all()
 
 
+def test_values_are_not_rounded_to_bf16() -> None:
+    """Between 32 and 64 bf16 has steps of a quarter: whole TD errors."""
+    torch.manual_seed(0)
+    net = StackedMLP(2, 4, hidden=16, layers=2, act="relu")
+    with torch.no_grad():
+        net.layers[-1].bias.fill_(50.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = net(numbers(200, 4))
+    assert value.dtype == torch.float32 and len(value[0].unique()) > 150
+    assert (value[0] != value[0].bfloat16().float()).float().mean() > 0.9
+
+
 def test_members_of_an_ensemble_start_different() -> None:
     out = StackedMLP(2, 4, hidden=5, layers=2)(numbers(6, 4))
     assert (out[0] - out[1]).abs().min() > 1e-4
