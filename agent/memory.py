@@ -26,22 +26,27 @@ class TransitionMemory(nn.Module):
             self.register_buffer(name, torch.zeros(capacity, width))
         for name in ("done", "u"):
             self.register_buffer(name, torch.zeros(capacity))
-        self.register_buffer("_ends", torch.zeros(2, dtype=torch.int64))  # filled, head
+        self.register_buffer("_ends", torch.zeros(2, dtype=torch.int64))  # filled, head: for checkpoints
+        self._filled = self._head = 0  # the same here: to ask a device for them would be to wait for it
+        self.register_load_state_dict_post_hook(lambda memory, _: memory._restore())
+
+    def _restore(self) -> None:
+        self._filled, self._head = self._ends.tolist()
 
     @property
     def filled(self) -> int:
         """Transitions held now."""
-        return int(self._ends[0])
+        return self._filled
 
     @torch.no_grad()
     def add(self, feat: Tensor, action: Tensor, next_feat: Tensor, done: Tensor, u: Tensor) -> None:
         """Store n transitions (n, F), (n, A), (n, F), (n,), (n,) over the oldest ones; of too many, the last."""
         n = min(feat.shape[0], self.capacity)
-        filled, head = self._ends.tolist()
-        rows = (head + torch.arange(n, device=feat.device)) % self.capacity
+        rows = (self._head + torch.arange(n, device=feat.device)) % self.capacity
         for name, value in (("feat", feat), ("action", action), ("next_feat", next_feat), ("done", done), ("u", u)):
             getattr(self, name)[rows] = value[-n:].to(getattr(self, name).dtype)
-        self._ends[0], self._ends[1] = min(filled + n, self.capacity), (head + n) % self.capacity
+        self._filled, self._head = min(self._filled + n, self.capacity), (self._head + n) % self.capacity
+        self._ends[0], self._ends[1] = self._filled, self._head
 
     def sample(self, n: int) -> tuple[Transitions, Tensor]:
         """n transitions, uniformly with replacement, and their u (n,)."""

@@ -127,7 +127,11 @@ class Optimiser:
         """Inverse of ``state_dict``. Files hold moments row by row; here they lie in memory as their parameters do,
         because the fused update walks through both.
         """
+        kept = [group.get("capturable") for group in self.adam.param_groups]
         self.adam.load_state_dict(state)
+        for group, capturable in zip(self.adam.param_groups, kept, strict=True):
+            if capturable is not None:  # belongs to the device, which may be another one than the checkpoint's
+                group["capturable"] = capturable
         for p, held in self.adam.state.items():
             for name, value in held.items():
                 if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from scipy.stats import chisquare
 
@@ -51,6 +52,23 @@ def test_a_checkpoint_holds_everything() -> None:
     torch.manual_seed(1)
     b, _ = other.sample(50)
     assert torch.equal(a.feat, b.feat) and other.filled == 8
+
+
+def test_nothing_waits_for_the_device_to_say_how_much_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers on a device come with a wait; those of a memory that was loaded are read once."""
+    memory = TransitionMemory(1, 1, 8)
+    add(memory, 0, 11)
+    other = TransitionMemory(1, 1, 8)
+    other.load_state_dict(memory.state_dict())
+
+    def asked(self: torch.Tensor, *_: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    for name in ("tolist", "item", "__int__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, asked)
+    for one in (memory, other):
+        one.sample(3)
+        assert one.filled == 8
 
 
 def test_mixed_batches_begin_with_real_transitions_which_have_no_penalty() -> None:

@@ -96,6 +96,17 @@ def test_state_survives_a_round_trip() -> None:
     assert torch.equal(a, b)
 
 
+def test_what_belongs_to_the_device_stays_when_a_checkpoint_comes_from_another() -> None:
+    """``capturable`` is true on CUDA alone, where a graph of updates could not be captured without it."""
+    a, b = optimiser(nn.Parameter(numbers(3))), optimiser(nn.Parameter(numbers(3)))
+    saved = copy.deepcopy(a.state_dict())
+    b.adam.param_groups[0]["capturable"] = True
+    b.load_state_dict(saved)
+    assert b.adam.param_groups[0]["capturable"] is True
+    a.load_state_dict(copy.deepcopy(b.state_dict()))
+    assert a.adam.param_groups[0]["capturable"] is False
+
+
 @pytest.mark.parametrize("kind", ["adam", "oadam"])
 def test_gradients_reach_their_own_weights_whatever_their_strides(kind: str) -> None:
     """The fused update ignores strides, and autograd.grad returns what the backward pass happened to lay out."""
