@@ -124,7 +124,7 @@ class RewardRounds:
             kinds = self._tracks(expert), policy
         else:
             kinds = self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))
-        told = {"tracks": tuple(t.track for t in kinds)} if agent.reward.needs_tracks else {}
+        told = {"tracks": tuple((t.track, t.number) for t in kinds)} if agent.reward.needs_tracks else {}
         for _ in range(self.data["reward_steps"]):
             (x_expert, w_expert), (x_policy, w_policy) = (self._batch(tracks, rng) for tracks in kinds)
             losses, found = agent.reward.loss(x_expert, x_policy, w_expert, w_policy, **told)

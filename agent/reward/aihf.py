@@ -95,26 +95,28 @@ class AIHFReward(MLReward):
         policy: Tensor,
         expert_weight: Tensor,
         policy_weight: Tensor,
-        tracks: tuple[Tensor, Tensor] | None = None,
+        tracks: tuple[tuple[Tensor, int], tuple[Tensor, int]] | None = None,
     ) -> tuple[Losses, dict[str, Tensor]]:
-        """As `MLReward.loss`; tracks: which trajectory, 0, 1, ..., each pair (n,), (m,) belongs to."""
+        """As `MLReward.loss`; tracks: which trajectory, 0, 1, ..., each pair (n,), (m,) belongs to,
+        and of how many ``weights`` took them to be.
+        """
         losses, found = super().loss(expert, policy, expert_weight, policy_weight)
         if self.demo_loss == "linear":
             return Losses(likelihood=self.w_demo * losses["likelihood"]), found
         if tracks is None:
             raise ValueError("reward.demo_loss: logistic compares whole trajectories, which rounds of the reward have")
         returns = (
-            self._returns(self.reward(x.detach()) * weight, track)
+            self._returns(self.reward(x.detach()) * weight, *track)
             for x, weight, track in zip((expert, policy), (expert_weight, policy_weight), tracks, strict=True)
         )
         ours, theirs = returns
         gap = (ours[:, None] - theirs[None]) / self.tau
         return Losses(likelihood=self.w_demo * self.scale * F.softplus(-gap).mean()), found
 
-    def _returns(self, weighted: Tensor, track: Tensor) -> Tensor:
-        """Rewards times ``weights`` (n,) -> sum_t gamma^t r of each trajectory."""
-        number = int(track.max()) + 1
-        return weighted.new_zeros(number).index_add(0, track, weighted) * (number / self.unit)
+    def _returns(self, weighted: Tensor, track: Tensor, number: int) -> Tensor:
+        """Rewards times ``weights`` (n,) -> sum_t gamma^t r of each trajectory that has a pair left."""
+        sums = weighted.new_zeros(number).index_add(0, track, weighted) * (number / self.unit)
+        return sums[track.unique()]
 
     def preference(self, x: Tensor, label: Tensor) -> tuple[Losses, dict[str, Tensor]]:
         """Bradley-Terry on inputs x (n, 2, t, X) and label (n,), the share of votes for the second segment.

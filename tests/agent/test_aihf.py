@@ -94,7 +94,7 @@ def test_gradient_by_finite_differences() -> None:
     reward = make(demo_loss="logistic", act="elu")
     x, label = given()
     pairs = numbers(9, F + A).double(), numbers(7, F + A, seed=1).double()
-    tracks = torch.arange(9) // 5, torch.arange(7) // 4
+    tracks = (torch.arange(9) // 5, 2), (torch.arange(7) // 4, 2)
     weights = [reward.weights(torch.arange(len(p)) % 5, 2).double() for p in pairs]
 
     def total() -> Tensor:
@@ -159,13 +159,18 @@ def test_the_logistic_loss_of_demonstrations_prefers_each_to_each_of_the_policys
     tracks = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 2, 2, 2, 2])
     x = [numbers(len(t), F + A, seed=i).double() for i, t in enumerate(time)]
     weights = [reward.weights(t, n).double() for t, n in zip(time, (2, 3), strict=True)]
-    loss = reward.loss(x[0], x[1], *weights, tracks)[0].total
+    told = (tracks[0], 2), (tracks[1], 3)
+    loss = reward.loss(x[0], x[1], *weights, told)[0].total
     returns = [[(GAMMA ** t[k == i] * reward.reward(p[k == i])).sum() for i in range(int(k.max()) + 1)]
                for t, k, p in zip(time, tracks, x, strict=True)]  # fmt: skip
     each = torch.stack([torch.log(torch.sigmoid((e - p) / TAU)) for e in returns[0] for p in returns[1]])
     torch.testing.assert_close(loss, -2.0 * TAU * (1 - GAMMA) * each.mean(), rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="compares whole trajectories"):
         reward.loss(x[0], x[1], *weights)
+    # a rollout of which a cut has left nothing, in the middle or at the end, is no trajectory of return 0
+    fewer = reward.weights(time[1], 5).double()
+    again = reward.loss(x[0], x[1], weights[0], fewer, (told[0], (torch.where(tracks[1] == 2, 3, tracks[1]), 5)))
+    torch.testing.assert_close(again[0].total, loss, rtol=1e-6, atol=1e-9)
 
 
 def test_at_equal_returns_the_logistic_loss_has_half_the_linear_gradient() -> None:
@@ -177,7 +182,7 @@ def test_at_equal_returns_the_logistic_loss_has_half_the_linear_gradient() -> No
         last.weight.data.zero_()
         x = [numbers(4, F + A, seed=i).double() for i in range(2)]
         weights = [reward.weights(torch.tensor([0, 1, 0, 1]), 2).double()] * 2
-        tracks = (torch.tensor([0, 0, 1, 1]),) * 2
+        tracks = ((torch.tensor([0, 0, 1, 1]), 2),) * 2
         slopes.append(gradient(reward, reward.loss(x[0], x[1], *weights, tracks)[0].total))
     torch.testing.assert_close(2 * slopes[1], slopes[0], rtol=1e-6, atol=1e-9)
     assert slopes[0].abs().max() > 1e-4
