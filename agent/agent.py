@@ -254,6 +254,9 @@ class Agent(nn.Module):
         elif reward_net.policy_data == "replay":
             real = transitions(own, chunk)
             learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
+        elif reward_net.policy_data == "told":
+            reward_loss, found = self._told(own, chunk)
+            return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, pairs, learned)
         else:  # "fresh", "chunks": `agent.upkeep` plays the reward's rounds
             return losses, metrics | self._diagnostics(rollout, pairs, learned)
         reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(pairs.weight, learner[1]))
@@ -281,6 +284,8 @@ class Agent(nn.Module):
             x = (self.reward_inputs(pairs, noisy=True) for pairs in (expert, real))
             weights = self._reward_weights(expert.weight, real.weight * _own_pairs(chunk))
             losses["reward"], metrics = self.reward.loss(*x, *weights)
+        elif self.reward.policy_data == "told":
+            losses["reward"], metrics = self._told(own, chunk)
         pairs, u = real, torch.zeros_like(real.done)
         if self.memory is not None and self.memory.filled > 0:
             pairs, u = self.memory.mixed(real, self.options.real_fraction)
@@ -292,6 +297,14 @@ class Agent(nn.Module):
         found, more = self.policy.losses(TransitionBatch(pairs, reward, clone, index))
         metrics |= more | {"reward": learned.mean(), "reward_std": learned.std(), "u": u.mean()}
         return losses | found, metrics
+
+    def _told(self, own: Latent, chunk: Chunk) -> tuple[Losses, dict[str, Tensor]]:
+        """Fit the reward to what the environment told of the agent's own transitions (``reward=truth``: debugging)."""
+        if chunk.truth is None:
+            raise ValueError("reward=truth: this replay keeps no rewards")
+        real = transitions(own, chunk)
+        weight = real.weight * _own_pairs(chunk)
+        return self.reward.regression(self.reward_inputs(real), chunk.truth[:, 1:].flatten(), weight)
 
     @staticmethod
     def _both(own: Latent, demo: Latent, clone: ClonePairs, chunk: Chunk, expert_chunk: Chunk) -> BothBatch:

@@ -72,6 +72,14 @@ def _frozen(config: Config, world: Any, action: int) -> FrozenReward:
     return FrozenReward(alone, *found.normaliser, world.state)
 
 
+def _truth(config: Config, world: Any, action: int) -> TruthReward | FittedReward:
+    """The environment's reward: of transitions as they come, of imagined ones as a network predicts it."""
+    if not world.can_imagine:
+        return TruthReward()
+    options = {name: config[name] for name in ("hidden", "layers", "act")}  # others are of the reward it stands for
+    return FittedReward(world.feat, action, policy_data="told", **options)
+
+
 WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
     "rssm": _rssm,
     "frames": lambda config, action, obs: FrameStack(action=action, **_without(config, "kind")),
@@ -88,7 +96,7 @@ REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
     "clare": lambda config, world, action: CLAREReward(world.feat, action, **_without(config, "kind", "past")),
     "fitted": lambda config, world, action: FittedReward(world.feat, action, **_without(config, "kind")),
     "frozen": _frozen,
-    "truth": lambda config, world, action: TruthReward(),
+    "truth": _truth,
     "none": lambda config, world, action: None,
 }
 STARTS: dict[str, Callable[[Config], Any]] = {
@@ -195,6 +203,7 @@ def _check_parts(config: Config, world: Any, reward: Any, policy: Any) -> None:
     if offline and config["data"]["episodes_per_cycle"] > 0:
         raise ConfigError("data.episodes_per_cycle: a method that learns from a data set steps no environment")
     cloned = config["init"] is not None or any("clone" in stage["parts"] for stage in config["data"]["stages"])
+    _check_effect(config, world, reward, policy, offline)
     if getattr(policy, "reference", None) is not None and not cloned:
         raise ConfigError("policy.reference=clone: no stage of data.stages clones, and there is no init=RUN that did")
     if source == "imagined" and policy.wants != "transitions" and reward.needs_rounds:
@@ -206,6 +215,23 @@ def _check_parts(config: Config, world: Any, reward: Any, policy: Any) -> None:
             f"reward.temperature={tau:g}: comparisons are read at the policy's temperature, which is {told}: both the "
             "same number"
         )
+
+
+def _check_effect(config: Config, world: Any, reward: Any, policy: Any, offline: bool) -> None:
+    """Raise ConfigError for what would be accepted and then do nothing."""
+    starts = config["starts"]
+    if not world.can_imagine and config["penalty"]["name"] != "none":
+        raise ConfigError(f"penalty={config['penalty']['name']}: nothing is uncertain without dynamics: penalty=none")
+    if not world.can_imagine and starts["kind"] == "mixture":
+        raise ConfigError("starts=mixture: this world model has no dynamics to imagine with (FILTER: starts.env_reset)")
+    if starts.get("window", 0.0) > 0 and policy.wants == "rollout":
+        raise ConfigError(
+            "starts.window: rollouts in every gradient step begin in all of the demonstrations: policy=sac"
+        )
+    if starts.get("env_reset", 0.0) > 0 and offline:
+        raise ConfigError("starts.env_reset: a method that learns from a data set steps no environment")
+    if reward is not None and reward.noise_in_reward and policy.wants != "rollout":
+        raise ConfigError("reward.noise_in_reward: only rewards of imagined rollouts see the discriminator's input")
 
 
 def _check_flag(reward: Any, policy: Any) -> None:

@@ -16,6 +16,7 @@ from demos.preferences import Comparisons
 from envs.episode import Episode
 
 TOLD = ("truth", "fitted")  # rewards that the replay keeps the true ones for
+IMAGINES = ("rssm", "mlp")  # world models that may be fitted to demonstrations, whatever the reward is
 UNTAUGHT = (*TOLD, "frozen", "none")  # rewards that no demonstration teaches
 
 
@@ -80,7 +81,7 @@ def gather(config: Mapping[str, Any]) -> Given:
         )
     demos: list[Episode] = []
     if config["demos"] != "none":
-        if config["reward"]["kind"] == "truth":
+        if config["reward"]["kind"] == "truth" and config["world_model"]["kind"] not in IMAGINES:
             raise ConfigError("reward=truth learns from the environment alone: demos=none")
         if config["demos"] == "shipped" and not simulated(config):
             raise ConfigError(f"task={config['task']['name']} learns from your own recordings: demos=PATH is missing")

@@ -106,11 +106,46 @@ def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str)
 
 @pytest.mark.parametrize(
     ("obs", "algo"),
-    [("pixels", "airl"), ("pixels", "expert"), ("pixels", "f_irl"), ("state", "bc_cnn"), ("pixels", "clare")],
+    [("pixels", "airl"), ("pixels", "f_irl"), ("state", "bc_cnn"), ("pixels", "clare")],
 )
 def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None:
     with pytest.raises(ConfigError, match="real transitions only|does not take|need an environment"):
         build(algo, "debug", obs)
+
+
+@pytest.mark.parametrize(
+    ("algo", "obs", "more", "told"),
+    [
+        ("hype", "state", ("penalty=ens_std_mean", "penalty.alpha=5"), "nothing is uncertain without dynamics"),
+        ("mm", "state", ("starts=mixture",), "no dynamics to imagine with"),
+        ("hyper", "pixels", ("starts.window=0.1",), "starts.window"),
+        ("offline_ml_irl", "state", ("starts=replay", "starts.env_reset=0.5"), "steps no environment"),
+        ("gail", "state", ("reward.noise=1", "reward.noise_in_reward=true"), "reward.noise_in_reward"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(algo: str, obs: str, more: tuple[str, ...], told: str) -> None:
+    _, shape, actions = SPACES[obs]
+    with pytest.raises(ConfigError, match=told):
+        build_agent(preset(algo, "debug", obs, *more), actions, torch.device("cpu"), shape)
+
+
+def test_expert_resets_from_pixels_show_the_model_as_many_demonstrations_as_own_episodes() -> None:
+    """Algorithms 4.4 (1:1) and 4.3 (five frames of history), also where CMIL's paper has neither (size=base)."""
+    for size, rows in (("small", 4), ("base", 5)):
+        for algo in ("hyper", "hyper_pess"):
+            data = preset(algo, size)["data"]
+            assert (data["expert_fraction"], data["joint_batch"], data["burn_in"]) == (0.0, True, rows)
+        assert preset("cmil_resets", size)["data"]["burn_in"] == rows
+    assert preset("cmil", "base")["data"]["burn_in"] == 0 and preset("cmil", "base")["data"]["expert_fraction"] is None
+
+
+def test_a_maze_ends_at_its_goal_and_nothing_is_better_than_to_be_there() -> None:
+    for algo in ("hyper_bc", "hyper_antmaze", "mm", "hype", "gail"):
+        for task, mode in (("antmaze-umaze", "ignore"), ("antmaze-large", "ignore"), ("hopper", "mask")):
+            found, _ = load_config([f"algo={algo}", "obs=state", f"task={task}"])
+            assert found["data"]["termination"] == mode
+    dac, _ = load_config(["algo=dac", "obs=state", "task=antmaze-umaze"])
+    assert dac["data"]["termination"] == "absorbing", "a method's own way of ending goes first"
 
 
 def test_only_our_own_small_cmil_looks_ten_steps_ahead() -> None:

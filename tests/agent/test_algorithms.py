@@ -163,6 +163,16 @@ def test_experts_learn_from_the_true_reward_and_nothing_else(run_dir: Path, tmp_
     start(tmp_path / "none", "algo=hype", "demos=none", *SMALL["state"], expect=1)
 
 
+@pytest.mark.parametrize(("obs", "algo"), [("pixels", "cmil"), ("state", "cmil"), ("state", "hyper")])
+def test_the_true_reward_of_imagined_steps_is_predicted(run_dir: Path, obs: str, algo: str) -> None:
+    """``reward=truth``, the control of a method that imagines: beside demonstrations, which have no rewards."""
+    start(run_dir, *settings(obs, algo), "reward=truth", "optim.reward.lr=1e-2")
+    found = [line["train/unexplained"] for line in lines(run_dir) if "train/unexplained" in line]
+    assert found and all(0 <= value < 9 for value in found) and found[-1] > 0, "0 before the first own episode"
+    assert trained(run_dir)["modules"]["reward"]
+    assert state(run_dir)["replay"]["layout"]["truth"]
+
+
 def test_methods_on_recorded_transitions_never_step_an_environment(whole: Callable[[str, str], Path]) -> None:
     """Algorithms 5.1.6; and they do what they say: one fit, rollouts every epoch, rounds after the first."""
     for algo in OFFLINE:

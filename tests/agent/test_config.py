@@ -113,6 +113,10 @@ def test_the_papers_differ_where_they_should() -> None:
     assert all(group["clip"] == 100.0 for group in vmail["optim"].values())
     official, _ = load_config(["algo=vmail_official", "size=base"])
     assert official["reward"]["gp"] == "weight" and official["optim"]["world"]["lr"] == 6e-4
+    world, data = official["world_model"], official["data"]
+    assert (world["stoch"], world["deter"], world["kl_balance"], world["free_nats"]) == (30, 200, 0.5, 3.0)
+    assert (data["batch"], data["length"], data["updates_per_step"], data["seed_steps"]) == (128, 50, 0.2, 1000)
+    assert (official["policy"]["horizon"], official["policy"]["explore_noise"], data["stages"]) == (15, 0.3, [])
 
 
 class Noting(dict[str, Any]):
@@ -187,6 +191,8 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
         kept_up |= read & upkeep
         read |= {"data.regime"} | quoted | upkeep | (steps_only if offline else set())
         read |= {"n_demos", "data.expert_fraction"} if algo in ("expert", "mopo") else set()
+        # of the network that predicts the true reward where a model imagines
+        read |= {"reward.hidden", "reward.layers", "reward.act"} if algo == "expert" else set()
         unread[f"{obs} {algo}"] = {key for key in known - read if not key.startswith(("size.", "optim."))}
     assert not set.union(*unread.values()), unread
     assert kept_up == upkeep, upkeep - kept_up

@@ -128,6 +128,21 @@ def test_a_fitted_reward_explains_the_rewards_of_the_data_set(replay: Replay) ->
     np.testing.assert_allclose(reward.reward(reward.inputs(feat, feat / 1e4, noisy=True)).detach(), [-6, 0, 12], atol=1)
 
 
+def test_a_reward_is_fitted_to_what_was_told_of_own_transitions() -> None:
+    """Of demonstrations none is known (NaN), and of transitions that do not count none is wanted."""
+    torch.manual_seed(0)
+    reward = FittedReward(1, 1, hidden=4, layers=1, act="relu", policy_data="told")
+    x, truth = torch.randn(6, 2), torch.tensor([1.0, float("nan"), 2.0, 5.0, 0.0, 1.0])
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+    losses, found = reward.regression(x, truth, weight)
+    rows = [0, 2, 4]
+    torch.testing.assert_close(losses.total, (reward.reward(x[rows]) - truth[rows]).square().mean())
+    assert torch.autograd.grad(losses.total, next(reward.parameters()))[0].isfinite().all()
+    assert reward.regression(x, truth, 0 * weight)[0].total.item() == 0
+    with pytest.raises(ValueError, match="none of truth, told"):
+        FittedReward(1, 1, hidden=4, layers=1, act="relu", policy_data="fresh")
+
+
 def test_rewards_that_are_not_there_cannot_be_fitted(replay: Replay) -> None:
     episode(replay, 0, 5, truth=float("nan"))
     with pytest.raises(ValueError, match="no rewards, or rewards that are not finite"):
