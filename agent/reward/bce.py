@@ -36,8 +36,8 @@ class BCEReward(RewardLearner):
         super().__init__()
         if map not in REWARD_MAPS:
             raise ValueError(f"reward.map: {map!r} is none of {', '.join(REWARD_MAPS)}")
-        if gp not in ("none", "input", "weight"):
-            raise ValueError(f"reward.gp: {gp!r} is none of none, input, weight")
+        if gp not in ("none", "input", "bound", "weight"):
+            raise ValueError(f"reward.gp: {gp!r} is none of none, input, bound, weight")
         if policy_data not in ("imagined", "replay", "fresh"):
             raise ValueError(f"reward.policy_data: {policy_data!r} is none of imagined, replay, fresh")
         self.net = RewardNet(feat + action, hidden=hidden, layers=layers, act=act)
@@ -72,8 +72,9 @@ class BCEReward(RewardLearner):
         }
 
     def _gradient_penalty(self, expert: Tensor, policy: Tensor, expert_weight: Tensor, policy_weight: Tensor) -> Tensor:
-        """(||grad h|| - 1)^2 on interpolates of pairs that count (P-DAC's burn-in does not): w.r.t. inputs, or w.r.t.
-        the network's weights as in V-MAIL's code (3.2).
+        """(||grad h|| - 1)^2 on interpolates of pairs that count (P-DAC's burn-in does not): w.r.t. inputs (``bound``:
+        where it is above 1 alone, so that D may be flat where nothing tells the two apart), or w.r.t. the network's
+        weights as in V-MAIL's code (3.2).
         """
         x, pick = interpolates(expert, policy)
         weight = expert_weight * policy_weight[pick]
@@ -82,4 +83,5 @@ class BCEReward(RewardLearner):
             grads = torch.autograd.grad(weighted_mean(h, weight), list(self.net.parameters()), create_graph=True)
             norm = torch.sqrt(sum((g.square().sum() for g in grads), start=h.new_zeros(())) + 1e-12)
             return (norm - 1).square()
-        return weighted_mean((steepness(h, x) - 1).square(), weight)
+        off = steepness(h, x) - 1
+        return weighted_mean((off.clamp_min(0) if self.gp == "bound" else off).square(), weight)

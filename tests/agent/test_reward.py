@@ -160,6 +160,13 @@ def test_input_gradient_penalty_pulls_the_norm_to_one() -> None:
     assert gp("input", [0.6, 0.8], 0.0, expert, policy).item() == pytest.approx(0.0, abs=1e-10)
 
 
+def test_a_bound_on_the_slope_lets_it_be_flat() -> None:
+    expert, policy = numbers(16, 2), numbers(24, 2, seed=1)
+    assert gp("bound", [3.0, 4.0], 0.0, expert, policy).item() == pytest.approx(3.0 * (5 - 1) ** 2, rel=1e-5)
+    assert gp("bound", [0.3, 0.4], 0.0, expert, policy).item() == 0
+    assert gp("input", [0.3, 0.4], 0.0, expert, policy).item() == pytest.approx(3.0 * 0.25, rel=1e-5)
+
+
 def test_weight_gradient_penalty_is_over_the_parameters_of_the_mean_logit() -> None:
     # all interpolates between equal points are that point: d mean(h) / d(w, b) = (x, 1)
     x = torch.tensor([[2.0, -1.0]])
@@ -167,10 +174,13 @@ def test_weight_gradient_penalty_is_over_the_parameters_of_the_mean_logit() -> N
     assert gp("weight", [0.3, 0.1], 0.7, x.expand(5, 2), x.expand(7, 2)).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["input", "weight"])
+@pytest.mark.parametrize("kind", ["input", "bound", "weight"])
 def test_gradient_penalty_is_on_pairs_that_count(kind: str) -> None:
     """Burn-in and restarts: what weighs nothing may be anything; where all count, a plain mean to the last bit."""
     reward = make_reward(gp=kind, gp_weight=3.0, act="tanh")
+    with torch.no_grad():
+        for parameter in reward.parameters():
+            parameter.mul_(2.0 if kind == "bound" else 1.0)  # steep enough to be felt
     expert, policy = numbers(40, 5), numbers(30, 5, seed=1)
     keep_e, keep_p = (numbers(40, seed=2) > 0).float(), (numbers(30, seed=3) > 0).float()
 
@@ -190,7 +200,9 @@ def test_gradient_penalty_is_on_pairs_that_count(kind: str) -> None:
         norm = sum(g.square().sum() for g in torch.autograd.grad(h.mean(), params, create_graph=True)) + 1e-12
         plain = 3.0 * (norm.sqrt() - 1).square()
     else:
-        plain = 3.0 * (steepness(h, x) - 1).square().mean()
+        off = steepness(h, x) - 1
+        assert kind == "input" or bool((off > 0).any() & (off < 0).any())
+        plain = 3.0 * (off.relu() if kind == "bound" else off).square().mean()
     found = penalty(expert, policy, torch.ones(40), torch.ones(30))
     assert torch.equal(found, plain)
     for a, b in zip(*(torch.autograd.grad(v, params, allow_unused=True) for v in (found, plain)), strict=True):
@@ -219,5 +231,5 @@ def test_no_penalty_adds_no_term() -> None:
 def test_bad_options_are_told() -> None:
     with pytest.raises(ValueError, match=r"reward\.map: 'probability' is none of prob, logit, softplus, log_d"):
         make_reward(map="probability")
-    with pytest.raises(ValueError, match=r"reward\.gp: 'inputs' is none of none, input, weight"):
+    with pytest.raises(ValueError, match=r"reward\.gp: 'inputs' is none of none, input, bound, weight"):
         make_reward(gp="inputs")
