@@ -70,7 +70,11 @@ _NOT_IDENTITY = (
     "preferences",
     "graph",
 )
-_NOT_IDENTITY_OF_TASK = ("recordings", "dt")  # of task=own: where its recordings lie, and the pace of its robot
+_NOT_IDENTITY_OF_TASK = (
+    "recordings",
+    "learned",
+    "dt",
+)  # of task=own: where recordings lie, and the pace
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 
 

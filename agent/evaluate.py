@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=one a core] [videos=true] "
-    "[mode=both|mode|sampled] [weights=last|best|chosen] [device=auto]"
+    "[mode=both|mode|sampled] [weights=last|best|chosen] [recordings=PATH] [device=auto]"
 )
 REPORT = {"last": "eval.json", "best": "eval-best.json", "chosen": "eval-chosen.json"}
 KINDS = {"both": (("mode", True), ("sampled", False)), "mode": (("mode", True),), "sampled": (("sampled", False),)}
@@ -59,7 +59,7 @@ Interval = tuple[float, float, float]
 class Options:
     """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core.
     weights: the newest, those that scored best on the seeds that the run was monitored with, or those whose own
-    episodes came nearest to the demonstrations (`agent.kept`).
+    episodes came nearest to the demonstrations (`agent.kept`). recordings: of task=own, where they lie now.
     """
 
     run: Path
@@ -69,6 +69,7 @@ class Options:
     videos: bool = True
     mode: str = "both"
     weights: str = "last"
+    recordings: Path | None = None
     device: str = "auto"
 
 
@@ -88,6 +89,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
 
     from agent.build import ConfigError, pick_device
     from agent.config import set_threads
+    from agent.given import simulated
     from agent.monitor import EVAL_SEEDS
     from agent.train import versions
 
@@ -97,6 +99,12 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     if options.episodes < 1 or options.seed < 0 or options.envs < 0:
         raise ConfigError("episodes must be at least 1, seed and envs at least 0")
     config, state = open_run(options.run, options.weights)
+    if options.recordings is not None:
+        if simulated(config):
+            raise ConfigError(
+                f"recordings={options.recordings}: task={config['task']['name']} has a simulator to play in"
+            )
+        config["task"]["options"]["recordings"] = str(options.recordings)
     _refuse_monitoring_seeds(options, config["eval"])
     set_threads(config["threads"])
     device = pick_device(options.device)
@@ -117,6 +125,8 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
             ends = ends or found
         progress.close()
         subtasks, count, note = envs.subtasks, len(envs), envs.note
+    if options.weights == "best" and not simulated(config):
+        note = "; ".join([*([note] if note else []), "these weights were chosen by their scores on them"])
     report: dict[str, Any] = {
         "config": "-".join(config[k]["name"] for k in ("task", "obs", "algo", "size")) + f"-seed{config['seed']}",
         "checkpoint": {"weights": options.weights, "step": state["step"], "updates": int(state["counters"]["updates"])},
@@ -133,7 +143,9 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     }
     if options.videos and obs["name"] == "pixels" and ends is not None:
         kind = KINDS[options.mode][0][0]
-        report["videos"] = {n: _video(options.run, n, kind, t) for n, t in zip(("best", "worst"), ends, strict=True)}
+        of = "eval" if options.weights == "last" else f"eval-{options.weights}"
+        named = zip(("best", "worst"), ends, strict=True)
+        report["videos"] = {n: _video(options.run, f"{of}-{n}-episode", n, kind, t) for n, t in named}
     _write(options.run / REPORT[options.weights], report)
     _print(report, options.run, stream)
     return report
@@ -198,13 +210,13 @@ def _summary(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any]
     return {**summarise(traces, subtasks), "tasks_solved": solved, "each": each}
 
 
-def _video(run: Path, name: str, kind: str, trace: Trace) -> str:
-    """Write RUN/videos/eval-NAME.gif (and .mp4 where ffmpeg is there); returns its path in the run folder."""
+def _video(run: Path, file: str, name: str, kind: str, trace: Trace) -> str:
+    """Write RUN/videos/FILE.gif (and .mp4 where ffmpeg is there); returns its path in the run folder."""
     from agent import video
 
     frames = video.upscale(np.stack(trace.obs[::2]), 4)
     frames = video.label(frames, f"{name}: score {trace.score:.3g}, {kind}, seed {trace.seed}")
-    path = run / "videos" / f"eval-{name}.gif"
+    path = run / "videos" / f"{file}.gif"
     video.write_gif(path, frames, fps=20)
     video.write_mp4(path.with_suffix(".mp4"), frames, fps=20)
     return str(path.relative_to(run))

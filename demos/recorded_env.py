@@ -19,9 +19,10 @@ class RecordedEnv(Environment):
     That is what can be measured without the robot: nobody knows what another action would have led to. Only methods
     that step no environment can learn with it.
 
-    Recordings after the first ``used`` are played, which nothing learned from; without such, the used ones, and
-    ``note`` says so. Seeds are numbers of recordings. The simulator state is [recording, row, sum of errors]. score:
-    1 - mean |action - recorded action| / 2; "error" in measures: that mean, in [-1, 1]'s unit; "did": the recorded one.
+    Recordings after the first ``used`` are played that are not in ``learned`` either, so that nothing learned from
+    them; without such, all of them, and ``note`` says so. Seeds are numbers of recordings. The simulator state is
+    [recording, row, sum of errors]. score: 1 - mean |action - recorded action| / 2; "error" in measures: that mean, in
+    [-1, 1]'s unit; "did": the recorded one.
     """
 
     task = "own"
@@ -34,11 +35,12 @@ class RecordedEnv(Environment):
         render: str = "fast",
         recordings: str = "",
         used: int | None = None,
+        learned: str | None = None,
         dt: float | None = None,
     ) -> None:
         """Read the recordings. recordings: a folder or file in any known format. used: how many of them, the first
-        ones, are learned from. dt: seconds between two actions; None: as the recordings tell, or else 0.1. `render`
-        styles look the same.
+        ones, are learned from. learned: a data set of transitions that are learned from too. dt: seconds between two
+        actions; None: as the recordings tell, or else 0.1. `render` styles look the same.
 
         Raises EnvError where they cannot be read.
         """
@@ -47,10 +49,12 @@ class RecordedEnv(Environment):
         self._key = "image" if pictures else "state"
         try:
             found = dataset.load(recordings, obs_keys=(self._key,))
+            more = [] if learned is None else dataset.load(learned, obs_keys=(self._key,))
         except DemoError as error:
             raise EnvError(f"task.options.recordings: {error}") from error
         self.dt, self.render_style = pace(dt, found[0].meta.get("robot", {}).get("dt"))[0], render
-        self.held_out = found[used:] if used is not None else []
+        known, rest = {dataset.checksum(one) for one in more}, [] if used is None else found[used:]
+        self.held_out = [one for one in rest if dataset.checksum(one) not in known]
         self._episodes = self.held_out or found
         self.episodes = len(self._episodes)
         self.note = f"{self.episodes} recordings that nothing was learned from"

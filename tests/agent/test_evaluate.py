@@ -77,6 +77,7 @@ def test_a_run_is_evaluated_in_parallel_processes(run: Path, capsys: pytest.Capt
     for text in ("mode", "sampled", "reach", "tasks solved of 1", "all tasks solved", "within 0.1 of the goal"):
         assert text in table
     for name in ("best", "worst"):
+        assert found["videos"][name] == f"videos/eval-{name}-episode.gif"
         assert (run / found["videos"][name]).read_bytes().startswith(b"GIF8")
     assert not list(run.rglob("tmp-*"))
 

@@ -56,10 +56,10 @@ def test_the_archive_holds_a_run_in_small(trained: Path, tmp_path: Path) -> None
 def test_what_does_not_fit_is_left_out_and_named(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (trained / "videos" / "eval-best.mp4").write_bytes(os.urandom(400_000))
+    (trained / "videos" / "eval-best-episode.mp4").write_bytes(os.urandom(400_000))
     pack.pack(Options(trained, tmp_path, limit_mb=0.3))
     assert (tmp_path / "run.tar.gz").stat().st_size < 0.3 * 2**20
-    assert "videos/eval-best.mp4 (0.4 MiB)" in capsys.readouterr().out
+    assert "videos/eval-best-episode.mp4 (0.4 MiB)" in capsys.readouterr().out
     assert "policy.safetensors" in names(tmp_path / "run.tar.gz")
 
 
@@ -86,8 +86,8 @@ def test_the_gpu_script_can_be_rehearsed_on_a_cpu(root: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the training is complete" in done.stdout
-    assert {"eval.json", "curves.png", "videos/eval-best.mp4"} <= names(tmp_path / "out" / "run.tar.gz") or (
-        "videos/eval-best.gif" in names(tmp_path / "out" / "run.tar.gz")
+    assert {"eval.json", "curves.png", "videos/eval-best-episode.mp4"} <= names(tmp_path / "out" / "run.tar.gz") or (
+        "videos/eval-best-episode.gif" in names(tmp_path / "out" / "run.tar.gz")
     )
     assert '"seconds_per_update"' in (tmp_path / "out" / "step.jsonl").read_text()
     wrong = subprocess.run(["benchmark/gpu.sh", "trian"], cwd=root, capture_output=True, text=True, check=False)

@@ -79,6 +79,15 @@ def test_recordings_that_nothing_learned_from_are_played_where_there_are_some(fo
     assert one.note == "1 recordings that nothing was learned from" and "no recording is held out" in none.note
 
 
+def test_recordings_that_a_data_set_holds_are_not_held_out(folder: Path, tmp_path: Path) -> None:
+    (more := tmp_path / "more").mkdir()
+    dataset.save(more / "play.npz", recording(3, image=True))
+    kinds = {"recordings": str(folder), "used": 2}
+    assert RecordedEnv(**kinds, learned=str(more)).reset(seed=5)[0][1] == 200.0, "of 2 and 3, 3 was learned from"
+    everything = RecordedEnv(**kinds, learned=str(folder))
+    assert everything.episodes == 4 and "no recording is held out" in everything.note
+
+
 def test_what_was_recorded_led_to_what_is_seen_and_not_what_the_policy_asked_for(folder: Path) -> None:
     """A policy of pictures is told the recorded action before the next picture, as on the robot."""
 
@@ -146,6 +155,11 @@ def test_from_recordings_to_a_policy_on_the_robot(
     folder = folder.rename(tmp_path / "moved")
     assert evaluate.main([f"run={run}", "episodes=2", "videos=false"]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1, "where the recordings were, in one line"
+    assert evaluate.main([f"run={run}", "episodes=2", "videos=false", f"recordings={folder}", "weights=best"]) == 0
+    again = json.loads((run / "eval-best.json").read_text())
+    assert again["results"]["mode"]["score"] == report["score"]
+    assert again["note"] == f"{whole['note']}; these weights were chosen by their scores on them"
+    (run / "eval-best.json").unlink()
     assert export.main([f"run={run}", f"out={policy}"]) == 0, "which needs no recordings"
     card = json.loads((policy / "policy.json").read_text())
     assert (card["dt"], card["dt_is_assumed"], card["action"]["size"]) == (0.05, False, 2)
