@@ -11,7 +11,7 @@ for seed in "${seeds[@]:-0}"; do
   train obs=state algo=bc seed="$seed" steps=10000 eval.every=2500 run="$out/bc-state-s$seed"
   train obs=state algo=cmil seed="$seed" steps=3000 eval.every=1000 run="$out/cmil-state-s$seed"
   train obs=pixels algo=cmil seed="$seed" steps=0 run="$out/cmil-pixels-s$seed" # world model and cloning alone: 3000 updates
-  cp -r "$out/cmil-pixels-s$seed" "$out/bc-pixels-s$seed"
+  [ -d "$out/bc-pixels-s$seed" ] || cp -r "$out/cmil-pixels-s$seed" "$out/bc-pixels-s$seed"
   train obs=pixels algo=cmil seed="$seed" steps=2400 run="$out/cmil-pixels-s$seed"
   for run in bc-state cmil-state bc-pixels cmil-pixels; do evaluate "$out/$run-s$seed"; done
 done

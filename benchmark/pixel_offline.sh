@@ -14,7 +14,7 @@ python -m demos.experts.kitchen_play out="$out/play" episodes=40 seed=0 # goes o
 train algo=bc_rssm steps=5000 run="$out/bc-s$seed"
 # model and clone on both (3000 updates), then 2000 of policy and reward in the model that stays as it is ...
 offline steps=0 run="$out/fit-s$seed"
-cp -r "$out/fit-s$seed" "$out/offline-s$seed"
+[ -d "$out/offline-s$seed" ] || cp -r "$out/fit-s$seed" "$out/offline-s$seed"
 offline run="$out/offline-s$seed"
 # ... and what these add to as many updates of cloning alone
 offline init="$out/fit-s$seed" data.stages=[] policy.rl_scale=0 run="$out/control-s$seed"
