@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from envs.make import make
 
 TRIES = 10  # for each episode asked for
 MEMORY = 0.8  # share of the smooth noise on recorded actions that each step keeps
+NUMBERED = re.compile(r"episode_(\d+)\.npz")
+DIGITS = 4  # of the numbers in a new folder: names shall sort as numbers do
 
 
 def play(
@@ -107,9 +110,10 @@ def fill(
     *,
     success: bool = True,
 ) -> None:
-    """Fill `out` with episode_00.npz, episode_01.npz, ... until `episodes` verified ones are there.
+    """Fill `out` with episode_0000.npz, episode_0001.npz, ... until `episodes` verified ones are there.
 
-    Seeds count up from `seed`, or from the newest episode that is there already; failures are skipped.
+    Seeds count up from `seed`, or from the newest episode that is there already; failures are skipped. Numbers go on
+    after the highest one that is there, with as many digits: nothing is replaced, and names stay in the order of seeds.
 
     Args:
         record: seed -> episode.
@@ -118,7 +122,7 @@ def fill(
         success: keep successful episodes only.
 
     Raises:
-        DemoError: the folder cannot be made, or nearly all tries fail.
+        DemoError: the folder cannot be made, its names have too few digits for more, or nearly all tries fail.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +130,11 @@ def fill(
         raise DemoError(out, "out", f"cannot be made: {error.strerror or error}") from error
     there = files(out) if any(out.glob("*.npz")) else []
     first = max([seed, *(read(path)[0].meta.get("seed", -1) + 1 for path in there)])
+    taken = [match[1] for path in there if (match := NUMBERED.fullmatch(path.name))]
+    digits = max(map(len, taken), default=DIGITS)
+    number = max(map(int, taken), default=-1) + 1
+    if number + episodes - len(there) > 10**digits:
+        raise DemoError(out, "episodes", f"names of {digits} digits end at {10**digits - 1}: fill another folder")
     kept, steps, begun = len(there), 0, time.monotonic()
     for tried in range(first, first + TRIES * episodes):
         if kept >= episodes:
@@ -134,8 +143,8 @@ def fill(
         steps += episode.steps
         good = verify(replay, episode, success=success)
         if good:
-            save(out / f"episode_{kept:02d}.npz", episode)
-            kept += 1
+            save(out / f"episode_{number:0{digits}d}.npz", episode)
+            kept, number = kept + 1, number + 1
         print(
             f"seed {tried}: {'kept' if good else 'not kept'}, {told(episode)}; {kept}/{episodes} episodes,"
             f" {steps / (time.monotonic() - begun):.3g} steps/s",
