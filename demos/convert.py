@@ -65,10 +65,7 @@ def _convert(options: Options) -> None:
     taken = [target for target in targets if target.exists()]
     if taken and not options.force:
         raise DemoError(taken[0], "out", f"exists already, {len(taken)} such files; force=true overwrites")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(options.out, "out", f"cannot be made: {error.strerror or error}") from error
+    dataset.make_folder(options.out)
     if options.redraw:
         found = [(source, redrawn(source, episode)) for source, episode in found]
     for (source, episode), target in zip(found, targets, strict=True):

@@ -26,6 +26,7 @@ __all__ = [
     "fits",
     "load",
     "load_named",
+    "make_folder",
     "read",
     "save",
     "shipped",
@@ -150,10 +151,10 @@ def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episo
 def save(path: str | Path, episode: Episode) -> None:
     """Write one episode in the project's own format, whole or not at all; an existing file is replaced.
 
-    Rewards are not stored. The folder must exist.
+    Rewards are not stored. The folder is made if missing.
 
     Raises:
-        DemoError: the episode is invalid, the name does not end in .npz, or the disk refused.
+        DemoError: the episode is invalid, the name does not end in .npz, or the folder or the file cannot be made.
     """
     path = Path(path)
     if path.suffix != own.SUFFIX:
@@ -163,7 +164,16 @@ def save(path: str | Path, episode: Episode) -> None:
         content = own.encode(episode)
     except ValueError as error:
         raise DemoError(path, "meta", str(error)) from error
+    make_folder(path.parent)
     write_atomic(path, content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, as far as they are missing. Raises DemoError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(folder, "out", f"cannot be made: {error.strerror or error}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

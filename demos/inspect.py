@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from demos import cli, dataset, formats, pictures
-from demos.errors import DemoError
 from demos.formats import d4rl
 from demos.progress import Progress, of_episodes
 from envs.episode import Episode
@@ -133,10 +132,7 @@ def _summary(episodes: Sequence[Episode]) -> list[str]:
 
 
 def _pictures(episodes: Sequence[Episode], known: Sequence[Progress], folder: Path, options: Options) -> list[Path]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(folder, "out", f"cannot be made: {error.strerror or error}") from error
+    dataset.make_folder(folder)
     images = [episode.obs["image"] for episode in episodes]
     labels, captions = [], []
     for number, (episode, done) in enumerate(zip(episodes, known, strict=True), start=1):

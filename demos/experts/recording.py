@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from demos.cli import UsageError
-from demos.dataset import DemoError, files, read, save
+from demos.dataset import DemoError, files, make_folder, read, save
 from envs.episode import Episode, EpisodeBuilder
 from envs.make import make
 
@@ -124,10 +124,7 @@ def fill(
     Raises:
         DemoError: the folder cannot be made, its names have too few digits for more, or nearly all tries fail.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(out, "out", f"cannot be made: {error.strerror or error}") from error
+    make_folder(out)
     there = files(out) if any(out.glob("*.npz")) else []
     first = max([seed, *(read(path)[0].meta.get("seed", -1) + 1 for path in there)])
     taken = [match[1] for path in there if (match := NUMBERED.fullmatch(path.name))]

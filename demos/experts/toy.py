@@ -49,7 +49,6 @@ def record(task: str, seed: int) -> Episode:
 
 def body(options: Options) -> None:
     """Record and save the episodes."""
-    options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.episodes):
         save(options.out / f"{options.task}-{seed:04d}.npz", record(options.task, seed))
 
