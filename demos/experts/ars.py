@@ -17,6 +17,7 @@ import numpy as np
 
 from demos import cli
 from demos.experts.policies import Moments, Policy, episode, trials
+from demos.experts.recording import make_room
 from envs.make import make
 
 SURVIVAL = {"hopper": 1.0}  # reward of each step without a fall, which the search leaves out
@@ -100,6 +101,7 @@ def body(options: Options) -> None:
     for name in ("rounds", "noise", "rate"):
         if getattr(options, name) <= 0:
             raise cli.UsageError(f"{name}={getattr(options, name):g}: expected more than 0")
+    make_room(options.out)
     env = make(options.task, "state")
     search(
         env,

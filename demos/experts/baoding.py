@@ -19,7 +19,7 @@ import numpy as np
 from demos import cli
 from demos.dataset import DemoError, write_atomic
 from demos.experts.hand_plan import HALF_TURN, HandPlanner, Search
-from demos.experts.recording import fill
+from demos.experts.recording import fill, make_room
 from envs.baoding import JOINTS
 from envs.episode import Episode, EpisodeBuilder
 from envs.make import make
@@ -93,6 +93,7 @@ def body(options: Options) -> None:
     if (options.out is None) == (options.gait is None):
         raise cli.UsageError("out=DIR records episodes, gait=FILE makes a gait: give one of them")
     if options.gait is not None:
+        make_room(options.gait)
         _make_gait(options.gait, options)
     if options.out is not None:
         _record_all(options.out, options)

@@ -17,6 +17,7 @@ import numpy as np
 
 from demos import cli
 from demos.experts.policies import Policy, trials
+from demos.experts.recording import make_room
 from envs.make import make
 
 TASKS = ("hopper", "walker2d", "halfcheetah", "ant")
@@ -116,6 +117,7 @@ def body(options: Options) -> None:
     for name in ("steps", "envs", "rate"):
         if getattr(options, name) <= 0:
             raise cli.UsageError(f"{name}={getattr(options, name):g}: expected more than 0")
+    make_room(options.out)
     env, best, begun = make(options.task, "state"), -np.inf, time.monotonic()
 
     def look(policy: Policy, steps: int) -> bool:

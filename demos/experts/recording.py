@@ -1,4 +1,4 @@
-"""What the experts' commands share: filling a folder with verified episodes, and checking one by replay."""
+"""What the experts' commands share: filling a folder with verified episodes, replays that check, room for files."""
 
 from __future__ import annotations
 
@@ -61,6 +61,15 @@ def play(
         over = terminated or truncated or fallen()
     builder.meta |= {"score": info["score"], "success": info["success"]}
     return builder.finish()
+
+
+def make_room(out: Path) -> None:
+    """Make the folder of a file that is to be written after a long search. Raises DemoError where that cannot be, or
+    `out` is a folder itself.
+    """
+    if out.is_dir():
+        raise DemoError(out, "out", "is a folder; expected the name of a file")
+    make_folder(out.parent)
 
 
 def check(task: str, tasks: Sequence[str], episodes: int, noise: float) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from demos import dataset
 from demos.errors import DemoError
+from demos.experts import ars, baoding, ppo
 from demos.experts.ars import main as search_main
 from demos.experts.ars import search
 from demos.experts.policies import Moments, Policy, episode, trials
@@ -214,6 +215,24 @@ def test_bad_arguments_of_reinforcement_are_one_line(
     assert ppo_main([f"out={tmp_path / 'made'}", argument]) == 1
     assert argument.split("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("module", "long"), [(ppo, "train"), (ars, "search"), (baoding, "_make_gait")])
+def test_a_search_knows_from_the_start_that_its_file_can_be_written(
+    module: Any, long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reached(*_: Any, **__: Any) -> None:
+        assert (tmp_path / "new" / "deep").is_dir()
+        raise KeyboardInterrupt
+
+    key = "gait" if module is baoding else "out"
+    monkeypatch.setattr(module, long, reached)
+    assert module.main([f"{key}={tmp_path / 'new' / 'deep' / 'found.json'}"]) == 130
+    (tmp_path / "file").write_text("")
+    for place, reason in ((tmp_path / "file" / "found.json", "cannot be made"), (tmp_path, "is a folder")):
+        capsys.readouterr()
+        assert module.main([f"{key}={place}"]) == 1
+        assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["rounds=0", "task=ant", "best=9", "rate=0"])
