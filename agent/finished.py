@@ -23,16 +23,19 @@ FOLDERS = {"last": "checkpoint", "best": "best", "chosen": "chosen"}
 
 
 def command(
-    program: str, usage: str, body: Callable[[Options], Any], options: type[Options], argv: Sequence[str] | None
+    program: str,
+    usage: str,
+    body: Callable[[Options], Any],
+    options: type[Options],
+    argv: Sequence[str] | None,
+    interrupted: str = "interrupted; only what was complete is written",
 ) -> int:
     """Parse, do ``body``; the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
     from agent.build import ConfigError
     from agent.checkpoint import CheckpointError
 
     errors = ConfigError, CheckpointError, OSError
-    return cli.run(
-        body, options, argv, usage, program=program, errors=errors, interrupted="interrupted; nothing was written"
-    )
+    return cli.run(body, options, argv, usage, program=program, errors=errors, interrupted=interrupted)
 
 
 def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:

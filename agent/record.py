@@ -9,10 +9,14 @@
 ``source=replay`` does not act: it writes what the run has collected itself while it trained, with the rewards if it
 kept them (algo=expert does). Episodes that score less than ``min_score`` are not kept. Seeds are neither those of
 training nor those of evaluation.
+
+``out`` is written when all is recorded; until then, and where something goes wrong, it is as it was. Only where too few
+episodes reach ``min_score``, and nothing would be replaced, those that do are written all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +29,7 @@ import numpy as np
 from agent.finished import command, open_run, rebuild, refuse_recordings, robot_of
 from demos import dataset
 from demos.errors import DemoError
-from demos.formats import d4rl
+from demos.formats import d4rl, npz, own
 from envs.episode import Episode, EpisodeBuilder
 
 USAGE = (
@@ -33,6 +37,7 @@ USAGE = (
     "[pixels=false] [sampled=false] [min_score=none] [force=false] [weights=last|best|chosen] [device=auto]"
 )
 RECORD_SEEDS = 3 << 29  # above training's and evaluation's
+SOURCE = "agent.record"  # what episodes tell of their origin
 SOURCES = ("policy", "replay")
 
 
@@ -40,7 +45,7 @@ SOURCES = ("policy", "replay")
 class Options:
     """Arguments of the command. steps: whole episodes of so many steps together, instead of a number of episodes.
     pixels: pictures, too, of a run that sees states. min_score: keep only episodes that score at least this. force:
-    replace what ``out`` holds. weights: as `agent.evaluate`'s.
+    replace what this command has written there. weights: as `agent.evaluate`'s.
     """
 
     run: Path
@@ -59,7 +64,11 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Record one run's policy. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
-    return command("agent.record", USAGE, record, Options, argv)
+    return command("agent.record", USAGE, record, Options, argv, "interrupted; nothing was written")
+
+
+class TooFew(DemoError):
+    """Fewer episodes than were asked for are good enough."""
 
 
 def record(options: Options) -> list[Path]:
@@ -67,7 +76,7 @@ def record(options: Options) -> list[Path]:
 
     Raises:
         ConfigError, CheckpointError: no run or no checkpoint, or it cannot be recorded like that. EnvError: the task
-        cannot run here. DemoError: too few episodes reach ``min_score``, or the disk refuses.
+        cannot run here. TooFew: of those that reach ``min_score``. DemoError: the disk refuses.
     """
     from agent.build import ConfigError
 
@@ -84,6 +93,10 @@ def record(options: Options) -> list[Path]:
     taken = [options.out] if options.out.is_file() else sorted(options.out.glob("*.npz"))
     if taken and not options.force:
         raise ConfigError(f"out={options.out}: holds episodes already ({taken[0].name}); force=true replaces them")
+    foreign = [] if joint else [path for path in taken if not _recorded(path)]
+    if foreign:
+        reason = f"holds {foreign[0].name}, which this command has not written: name another folder"
+        raise ConfigError(f"out={options.out}: {reason}")
     if options.source == "replay":
         if not joint:
             raise ConfigError(f"source=replay: out must name a {d4rl.SUFFIX} file")
@@ -92,23 +105,42 @@ def record(options: Options) -> list[Path]:
             raise ConfigError("source=replay is all that the run has collected: no sampled, steps, min_score, weights")
         return [_join(options.out, list(collected(options.run, config, state)))]
     refuse_recordings(config)
-    (options.out.parent if joint else options.out).mkdir(parents=True, exist_ok=True)
-    for path in taken if not joint else ():
-        path.unlink()
+    dataset.make_folder(options.out.parent)  # what cannot be written is told before all is recorded
     written: list[Path] = []
     kept: list[Episode] = []
-    for episode in _good(options, config, state):
-        if joint:
-            kept.append(dataclasses.replace(episode, sim_state=None))
-            continue
-        path = options.out / f"{config['task']['name']}-{len(written):04d}.npz"
-        dataset.save(path, episode)
-        written.append(path)
-    return [_join(options.out, kept)] if joint else written
+    short: TooFew | None = None
+    with contextlib.nullcontext(options.out) if joint else dataset.staged(options.out, taken) as folder:
+        try:
+            for episode in _good(options, config, state):
+                if joint:
+                    kept.append(dataclasses.replace(episode, sim_state=None))
+                    continue
+                path = options.out / f"{config['task']['name']}-{len(written):04d}.npz"
+                dataset.save(folder / path.name, episode)
+                written.append(path)
+        except TooFew as error:
+            if taken:
+                raise TooFew(error.path, error.key, f"{error.reason}; what was there is kept") from error
+            if not kept and not written:
+                raise
+            short = TooFew(error.path, error.key, f"{error.reason}; these are written")
+    if joint:
+        written = [_join(options.out, kept)]
+    if short is not None:
+        raise short
+    return written
+
+
+def _recorded(path: Path) -> bool:
+    """Whether the file is an episode that this command has written."""
+    try:
+        return own.read_meta(path, npz.arrays(path, ("meta",))["meta"]).get("source") == SOURCE
+    except DemoError:
+        return False
 
 
 def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> Iterator[Episode]:
-    """The policy's episodes that are good enough, until they are enough. Raises DemoError when they never are."""
+    """The policy's episodes that are good enough, until they are enough. Raises TooFew when they never are."""
     import torch
 
     from agent.build import pick_device
@@ -140,9 +172,7 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
             yield episode
     env.close()
     if kept < wanted:
-        raise DemoError(
-            options.out, "min_score", f"only {found} of {number} episodes reached {options.min_score or 0:g}"
-        )
+        raise TooFew(options.out, "min_score", f"only {found} of {number} episodes reached {options.min_score or 0:g}")
 
 
 def played(agent: Any, env: Any, key: str, seed: int, *, mode: bool, by_state: bool = False) -> Episode:
@@ -150,7 +180,7 @@ def played(agent: Any, env: Any, key: str, seed: int, *, mode: bool, by_state: b
     from agent.collect import play
 
     sim = env.unwrapped
-    builder = EpisodeBuilder({"task": sim.task, "seed": seed, "source": "agent.record", "subtasks": list(sim.subtasks)})
+    builder = EpisodeBuilder({"task": sim.task, "seed": seed, "source": SOURCE, "subtasks": list(sim.subtasks)})
     for row in play(agent, env, seed, mode=mode, by_state=by_state):
         numbers = np.asarray(row.info["state"], np.float32)
         seen = ({"state": numbers} if numbers.size else {}) | {key: row.obs}

@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = [
     "read",
     "save",
     "shipped",
+    "staged",
     "write_atomic",
 ]
 
@@ -196,6 +199,36 @@ def write_atomic(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise DemoError(path, "file", f"not written: {error.strerror or error}") from error
         raise
+
+
+@contextlib.contextmanager
+def staged(out: Path, replaced: Sequence[Path] = ()) -> Iterator[Path]:
+    """A hidden folder beside `out`, whose files move into it when the block is done. Where the block fails, or is
+    interrupted, `out` is as it was.
+
+    replaced: files of `out` that go then.
+
+    Raises:
+        DemoError: a folder cannot be made, or the files cannot be moved.
+    """
+    target = out.resolve()
+    make_folder(target.parent)
+    try:
+        held = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise DemoError(out, "out", f"cannot be made: {error.strerror or error}") from error
+    with held as name:
+        yield Path(name)
+        make_folder(target)
+        try:
+            new = sorted(Path(name).iterdir())
+            for path in new:
+                shutil.move(path, target / path.name)
+            for path in replaced:
+                if path.name not in {one.name for one in new}:
+                    path.unlink()
+        except OSError as error:
+            raise DemoError(out, "out", f"cannot be filled: {error.strerror or error}") from error
 
 
 def checksum(episode: Episode) -> str:

@@ -114,7 +114,75 @@ def test_episodes_below_the_score_are_not_kept(
     out = tmp_path / "none"
     told = refused(capsys, f"run={run}", f"out={out}", "episodes=1", "min_score=0.5", "device=cpu")
     assert told == f"{out}: min_score: only 0 of 3 episodes reached 0.5"
-    assert not list(out.iterdir())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["demos", "set.hdf5"])
+def test_what_is_good_enough_is_written_where_it_is_too_few_but_replaces_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real, best = record.played, [0.9] * 2 + [0.1] * 7
+
+    def scored(*args: Any, **options: Any) -> Any:
+        episode = real(*args, **options)
+        episode.meta["score"] = next(scores)
+        return episode
+
+    monkeypatch.setattr(record, "played", scored)
+    out, scores = tmp_path / name, iter(best)
+    arguments = [f"run={run}", f"out={out}", "episodes=3", "min_score=0.5", "device=cpu"]
+    capsys.readouterr()
+    assert record.main(arguments) == 1
+    assert capsys.readouterr().err.endswith(f"{out}: min_score: only 2 of 9 episodes reached 0.5; these are written\n")
+    assert len(dataset.load(out, task="line", obs_keys=("state",))) == 2
+    before, scores = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}, iter(best)
+    told = refused(capsys, *arguments, "force=true")
+    assert told.endswith("only 2 of 9 episodes reached 0.5; what was there is kept")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["demos", "set.hdf5"])
+def test_an_interrupted_recording_leaves_everything_as_it_was(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    arguments = [f"run={run}", f"out={tmp_path / name}", "episodes=2", "device=cpu"]
+    real, count = record.played, 0
+
+    def broken(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count % 2 == 0:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    def again(*more: str) -> None:
+        monkeypatch.setattr(record, "played", broken)
+        assert record.main([*arguments, *more]) == 130
+        assert capsys.readouterr().err.endswith("agent.record: interrupted; nothing was written\n")
+        monkeypatch.setattr(record, "played", real)
+
+    again()
+    assert not list(tmp_path.iterdir())
+    assert record.main(arguments) == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    again("seed=9", "force=true")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_what_others_have_written_is_never_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"run={run}", f"out={tmp_path}", "episodes=1", "device=cpu", "force=true"]
+    (tmp_path / "notes.txt").write_text("mine")
+    assert record.main(arguments) == 0
+    dataset.save(tmp_path / "line-0001.npz", dataset.load(dataset.shipped("line"), limit=1)[0])
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    told = refused(capsys, *arguments)
+    assert told.endswith("holds line-0001.npz, which this command has not written: name another folder")
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "line-0001.npz").unlink()
+    assert record.main([*arguments, "seed=9"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["line-0000.npz", "notes.txt"]
 
 
 def test_mistakes_are_named_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
