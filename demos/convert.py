@@ -7,6 +7,7 @@ usage: python -m demos.convert format=cmil src=DIR out=DIR [camera=NAME] [task=.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program on `argv` (the process's arguments by default); returns its exit code."""
-    return cli.run(_convert, Options, argv, USAGE.format(formats=", ".join(formats.FORMATS)))
+    usage = USAGE.format(formats=", ".join(formats.FORMATS))
+    return cli.run(_convert, Options, argv, usage, interrupted="interrupted; nothing was written")
 
 
 def _convert(options: Options) -> None:
@@ -57,35 +59,33 @@ def _convert(options: Options) -> None:
         kind = formats.sniff(source).NAME
         if kind != options.format:
             raise DemoError(source, "format", f"is {kind}, not {options.format}")
-    # Everything is read and checked before the first file is written: a bad source leaves no half-converted folder.
-    found = dataset.load_named(
-        options.src, task=options.task, limit=options.episodes, obs_keys=None, camera=options.camera
-    )
-    targets = [options.out / name for name in _names(found)]
-    taken = [target for target in targets if target.exists()]
-    if taken and not options.force:
-        raise DemoError(taken[0], "out", f"exists already, {len(taken)} such files; force=true overwrites")
-    dataset.make_folder(options.out)
-    if options.redraw:
-        found = [(source, redrawn(source, episode)) for source, episode in found]
-    for (source, episode), target in zip(found, targets, strict=True):
-        dataset.save(target, _named(episode, source))
-        _prove(target, episode)
-        print(f"{target}: {episode.steps} steps, {target.stat().st_size / 1024:.0f} KiB")
-    print(f"{len(targets)} episodes; look at them with: python -m demos.inspect {options.out}")
+    number = 0
+    # What is not complete stays out of sight: a bad source leaves no half-converted folder.
+    with dataset.staged(options.out) as folder:
+        for source, episode in dataset.stream(
+            options.src, task=options.task, limit=options.episodes, obs_keys=None, camera=options.camera
+        ):
+            target = folder / _name(source, episode)
+            if (options.out / target.name).exists() and not options.force:
+                raise DemoError(options.out / target.name, "out", "exists already; force=true overwrites")
+            shown = redrawn(source, episode) if options.redraw else episode
+            dataset.save(target, _named(shown, source))
+            _prove(target, shown)
+            number += 1
+            size = f"{shown.steps} steps, {target.stat().st_size / 1024:.0f} KiB"
+            where = f"file {sources.index(source) + 1} of {len(sources)}"
+            print(f"{target.name}: {size} ({where})", file=sys.stderr, flush=True)
+    print(f"{number} episodes; look at them with: python -m demos.inspect {options.out}")
 
 
-def _names(found: Sequence[tuple[Path, Episode]]) -> list[str]:
-    """A file name for each episode: its source's, numbered unless that is an npz file, which is always one episode.
+def _name(source: Path, episode: Episode) -> str:
+    """A file name for an episode: its source's, numbered unless that is an npz file, which is always one episode.
 
     A Minari or LeRobot file goes by its data set's name, since all of them are called alike.
     """
-    names = []
-    for source, episode in found:
-        stem = str(episode.meta.get("dataset_id", source.stem)).replace("/", "-")
-        single = source.suffix == own.SUFFIX
-        names.append(source.name if single else f"{stem}-{episode.meta['episode']:04d}{own.SUFFIX}")
-    return names
+    stem = str(episode.meta.get("dataset_id", source.stem)).replace("/", "-")
+    single = source.suffix == own.SUFFIX
+    return source.name if single else f"{stem}-{episode.meta['episode']:04d}{own.SUFFIX}"
 
 
 def _named(episode: Episode, source: Path) -> Episode:

@@ -33,6 +33,7 @@ __all__ = [
     "save",
     "shipped",
     "staged",
+    "stream",
     "write_atomic",
 ]
 
@@ -85,15 +86,29 @@ def load_named(
     camera: str | None = None,
 ) -> list[tuple[Path, Episode]]:
     """As `load`, with the file that each episode came from."""
+    return list(stream(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera))
+
+
+def stream(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    obs_keys: Sequence[str] | None = ("image",),
+    rewards: bool = False,
+    camera: str | None = None,
+) -> Iterator[tuple[Path, Episode]]:
+    """As `load_named`, one episode after the other, so that not all of them are in memory."""
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
-    found: list[tuple[Path, Episode]] = []
+    first: tuple[Path, Episode] | None = None
     for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera), limit):
         if task is not None and episode.meta.get("task") != task:
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
-        found.append((file, _keep(file, episode, obs_keys)))
-    _agree(found)
-    return found
+        kept = _keep(file, episode, obs_keys)
+        first = first or (file, kept)
+        _agree(file, kept, *first)
+        yield file, kept
 
 
 def read(path: str | Path) -> list[Episode]:
@@ -311,17 +326,15 @@ def fits(path: Path, meta: Mapping[str, Any], keys: Iterable[str], options: Mapp
                 raise DemoError(path, key, f"{reason}: set task.options.{option}={value}")
 
 
-def _agree(found: Sequence[tuple[Path, Episode]]) -> None:
-    """Refuse episodes that cannot be one data set; the message names the odd one's file and the first one's."""
-    first_path, first = found[0]
-    for path, episode in found[1:]:
-        pairs: dict[str, tuple[object, ...]] = {"task": (episode.meta.get("task"), first.meta.get("task"))}
-        pairs["action"] = (episode.action.shape[1:], first.action.shape[1:])
-        for key in sorted(set(episode.obs) | set(first.obs)):
-            pairs[key] = tuple(one.obs[key].shape[1:] if key in one.obs else "absent" for one in (episode, first))
-        for key, (here, there) in pairs.items():
-            if here != there:
-                raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")
-        if episode.meta.get("robot") != first.meta.get("robot"):
-            reason = f"units, names, camera or pace differ from those in {first_path.name}: not one data set"
-            raise DemoError(path, "robot", reason)
+def _agree(path: Path, episode: Episode, first_path: Path, first: Episode) -> None:
+    """Refuse an episode that cannot be one data set with the first one; the message names both files."""
+    pairs: dict[str, tuple[object, ...]] = {"task": (episode.meta.get("task"), first.meta.get("task"))}
+    pairs["action"] = (episode.action.shape[1:], first.action.shape[1:])
+    for key in sorted(set(episode.obs) | set(first.obs)):
+        pairs[key] = tuple(one.obs[key].shape[1:] if key in one.obs else "absent" for one in (episode, first))
+    for key, (here, there) in pairs.items():
+        if here != there:
+            raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")
+    if episode.meta.get("robot") != first.meta.get("robot"):
+        reason = f"units, names, camera or pace differ from those in {first_path.name}: not one data set"
+        raise DemoError(path, "robot", reason)

@@ -1,12 +1,12 @@
 """Look at demonstrations: a table on the terminal, a contact sheet and an animation on disk.
 
-usage: python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [task=...] [limit=...] [columns=8] [fps=25]
+usage: python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [limit=N] [pictures=20] [KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from demos.formats import d4rl
 from demos.progress import Progress, of_episodes
 from envs.episode import Episode
 
-USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [task=...] [limit=...] [columns=8] [fps=25]
+USAGE = """python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [limit=N] [pictures=20] [KEY=VALUE ...]
 
 DIR      folder of demonstrations in any known format, one file, or the folder of a Minari or LeRobot data set
 out      folder for contact_sheet.png and demos.gif, which only demonstrations with images have
@@ -28,7 +28,8 @@ camera   whose pictures, where there are those of several
 task     refuse demonstrations of another task
 limit    the first so many episodes only
 columns  frames per episode on the contact sheet
-fps      environment steps per second of the animation"""
+fps      environment steps per second of the animation
+pictures at most so many episodes are drawn, evenly chosen; the table lists all"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Options:
     limit: int | None = None
     columns: int = 8
     fps: int = 25
+    pictures: int = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,26 +52,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(options: Options) -> None:
-    for key in ("columns", "fps"):
+    for key in ("columns", "fps", "pictures"):
         if getattr(options, key) < 1:
             raise cli.UsageError(f"{key}={getattr(options, key)}: expected at least 1")
-    named = dataset.load_named(
+    paths: list[Path] = []
+    episodes: list[Episode] = []
+    checksums: list[str] = []
+    seen: dict[str, tuple[int, ...]] = {}
+    images: dict[int, np.ndarray] = {}
+    apart = 1
+    for path, episode in dataset.stream(
         options.path, task=options.task, limit=options.limit, obs_keys=None, camera=options.camera
-    )
-    episodes = [episode for _, episode in named]
+    ):
+        seen = seen or {key: value.shape[1:] for key, value in episode.obs.items()}
+        # Of many episodes only every second, fourth, ... keeps its pictures: nobody knows yet how many there will be.
+        if "image" in episode.obs and len(paths) % apart == 0:
+            images[len(paths)] = episode.obs["image"]
+        if len(images) > 2 * options.pictures:
+            apart *= 2
+            images = {number: image for number, image in images.items() if number % apart == 0}
+        paths.append(path)
+        checksums.append(dataset.checksum(episode)[:12])
+        episodes.append(dataclasses.replace(_without_foreign_state(episode), obs={}))
     console = Console()
     if not console.is_terminal:
         # Piped into a file or a log there is no window to fit.
         console = Console(width=160)
-    known = of_episodes([_without_foreign_state(episode) for episode in episodes])
-    console.print(_table([path for path, _ in named], episodes, known))
-    for line in _summary(episodes):
+    known = of_episodes(episodes)
+    console.print(_table(paths, episodes, checksums, known))
+    for line in _summary(episodes, seen):
         console.print(line, markup=False, highlight=False)
-    if any("image" not in episode.obs for episode in episodes):
+    if not images:
         console.print("no images in these episodes, so no pictures")
         return
+    every = np.linspace(0, len(images) - 1, min(options.pictures, len(images))).round().astype(int)
+    chosen = {number: images[number] for number in np.array(list(images))[every].tolist()}
+    if len(chosen) < len(episodes):
+        told = f"in the pictures: {len(chosen)} of {len(episodes)} episodes, evenly chosen; pictures=N takes others"
+        console.print(told, markup=False, highlight=False)
     folder = options.path if options.path.is_dir() else options.path.parent
-    for written in _pictures(episodes, known, options.out or folder / "inspect", options):
+    for written in _pictures(chosen, episodes, known, options.out or folder / "inspect", options):
         console.print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -78,7 +100,9 @@ def _without_foreign_state(episode: Episode) -> Episode:
     return dataclasses.replace(episode, sim_state=None) if "sim_state" in episode.meta else episode
 
 
-def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[Progress]) -> Table:
+def _table(
+    paths: Sequence[Path], episodes: Sequence[Episode], checksums: Sequence[str], known: Sequence[Progress]
+) -> Table:
     table = Table()
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("file", overflow="fold", ratio=1)
@@ -91,7 +115,8 @@ def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[P
     table.add_column("sub-tasks done: row", ratio=1)
     table.add_column("checksum", no_wrap=True)
     kinds = {path: formats.sniff(path).NAME for path in dict.fromkeys(paths)}
-    for number, (path, episode, done) in enumerate(zip(paths, episodes, known, strict=True), start=1):
+    for number, path in enumerate(paths, start=1):
+        episode, done = episodes[number - 1], known[number - 1]
         action = episode.action[1:]
         table.add_row(
             str(number),
@@ -105,7 +130,7 @@ def _table(paths: Sequence[Path], episodes: Sequence[Episode], known: Sequence[P
             _return(episode),
             escape(_end(episode)),
             escape(done.words()),
-            dataset.checksum(episode)[:12],
+            checksums[number - 1],
         )
     return table
 
@@ -123,27 +148,35 @@ def _end(episode: Episode) -> str:
     return str(episode.meta.get("ends_by", "termination" if episode.is_terminal[-1] else "time limit"))
 
 
-def _summary(episodes: Sequence[Episode]) -> list[str]:
+def _summary(episodes: Sequence[Episode], seen: Mapping[str, tuple[int, ...]]) -> list[str]:
     steps = sum(episode.steps for episode in episodes)
-    obs = ", ".join(f"{key} {value.shape[1:]}" for key, value in episodes[0].obs.items())
+    obs = ", ".join(f"{key} {shape}" for key, shape in seen.items())
     lines = [f"{len(episodes)} episodes, {steps} steps, {episodes[0].action.shape[1]} actions, observations: {obs}"]
     notes = {str(note): None for episode in episodes for note in episode.meta.get("notes", ())}
     return lines + [f"note: {note}" for note in notes]
 
 
-def _pictures(episodes: Sequence[Episode], known: Sequence[Progress], folder: Path, options: Options) -> list[Path]:
+def _pictures(
+    images: Mapping[int, np.ndarray],
+    episodes: Sequence[Episode],
+    known: Sequence[Progress],
+    folder: Path,
+    options: Options,
+) -> list[Path]:
+    """Draw the episodes, by their number from 0, of which there are images."""
     dataset.make_folder(folder)
-    images = [episode.obs["image"] for episode in episodes]
     labels, captions = [], []
-    for number, (episode, done) in enumerate(zip(episodes, known, strict=True), start=1):
-        lines = [f"{number:02d}", f"{episode.steps} steps"]
+    for number in images:
+        episode, done = episodes[number], known[number]
+        lines = [f"{number + 1:02d}", f"{episode.steps} steps"]
         lines += [f"{count}/{done.total} {row:3d} {name}" for count, (row, name) in enumerate(done.done, start=1)]
         labels.append("\n".join(lines))
         scores = [f"  {done.count(row)}/{done.total}" if done.total else "" for row in range(len(episode))]
-        captions.append([f"{number:02d}{score}" for score in scores])
+        captions.append([f"{number + 1:02d}{score}" for score in scores])
     sheet, film = folder / "contact_sheet.png", folder / "demos.gif"
-    dataset.write_atomic(sheet, pictures.contact_sheet(images, labels, options.columns))
-    dataset.write_atomic(film, pictures.animation(images, captions, options.fps))
+    shown = list(images.values())
+    dataset.write_atomic(sheet, pictures.contact_sheet(shown, labels, options.columns))
+    dataset.write_atomic(film, pictures.animation(shown, captions, options.fps))
     return [sheet, film]
 
 

@@ -58,11 +58,12 @@ def animation(images: Sequence[np.ndarray], captions: Sequence[Sequence[str]], f
     length = max(len(frames) for frames in images)
     stride = -(-length // MAX_FRAMES)
     shown = [*range(0, length - 1, stride), length - 1]
-    pictures = [_tiles(images, captions, index) for index in shown]
     # One palette for all frames, taken from a few of them: a palette per frame flickers and compresses worse.
-    sample = np.concatenate([np.asarray(pictures[i]) for i in np.linspace(0, len(pictures) - 1, 4).astype(int)])
+    few = [shown[i] for i in np.linspace(0, len(shown) - 1, 4).astype(int)]
+    sample = np.concatenate([np.asarray(_tiles(images, captions, index)) for index in few])
     palette = Image.fromarray(sample).quantize(256, Image.Quantize.MEDIANCUT)
-    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    # frame by frame: all of them in full colour would be the most of the memory
+    frames = [_tiles(images, captions, i).quantize(palette=palette, dither=Image.Dither.NONE) for i in shown]
     step = 1000 * stride / fps
     durations = [round(step)] * (len(frames) - 1) + [1000]
     buffer = io.BytesIO()

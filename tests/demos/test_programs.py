@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from demos import cli, convert, dataset, inspect, pictures
+from envs.episode import Episode
 from envs.errors import RenderingError
 from tests.demos.samples import cmil_hand, cmil_kitchen, edit, episode
 
@@ -60,6 +61,26 @@ def test_inspect_one_file_and_limit(folder: Path, tmp_path: Path, capsys: pytest
     assert inspect.main([str(folder), "limit=2", f"out={tmp_path / 'o'}"]) == 0
     printed = capsys.readouterr().out
     assert "1 episodes" in printed and "2 episodes" in printed and "ep2.npz" not in printed
+
+
+def test_inspect_draws_a_bounded_number_of_episodes_and_lists_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(pictures, "animation", lambda images, *_: drawn.extend(images) or b"")
+    made = [episode(rows=2, seed=seed) for seed in range(23)]
+    for number, one in enumerate(made):
+        dataset.save(tmp_path / f"ep{number:02d}.npz", one)
+    for more, shown in ((["pictures=3"], [0, 8, 20]), ([], None), (["pictures=23"], [*range(23)])):
+        drawn.clear()
+        assert inspect.main([str(tmp_path), f"out={tmp_path / 'look'}", *more]) == 0
+        said = capsys.readouterr().out
+        assert all(f"ep{number:02d}.npz" in said for number in range(23)) and "23 episodes, 23 steps" in said
+        found = [
+            number for image in drawn for number, one in enumerate(made) if np.array_equal(one.obs["image"], image)
+        ]
+        assert found == shown if shown else (len(found), found[0], found[-1]) == (20, 0, 22)
+        assert (f"in the pictures: {len(found)} of 23 episodes" in said) == (len(found) < 23)
 
 
 def test_inspect_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +155,30 @@ def test_convert_writes_nothing_when_a_source_is_bad(tmp_path: Path, capsys: pyt
         cmil_kitchen(tmp_path / f"{number}.npz")
     edit(tmp_path / "1.npz", action=np.ones((6, 9), np.float32))
     assert convert.main(["format=cmil", f"src={tmp_path}", f"out={tmp_path / 'out'}"]) == 1
-    assert "1.npz: action: row 0" in one_line(capsys)
-    assert not (tmp_path / "out").exists()
+    said = capsys.readouterr()
+    progress, error = said.err.splitlines()
+    assert progress.startswith("0.npz: 5 steps") and progress.endswith("(file 1 of 2)") and said.out == ""
+    assert "1.npz: action: row 0" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npz", "1.npz"]
+
+
+def test_an_interrupted_conversion_leaves_what_was_there(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["format=own", f"src={folder}", f"out={tmp_path / 'out'}"]
+    assert convert.main([*arguments, "episodes=1"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.npz")}
+    real = dataset.save
+
+    def save(path: Path, made: Episode) -> None:
+        if path.name == "ep2.npz":
+            raise KeyboardInterrupt
+        real(path, made)
+
+    monkeypatch.setattr(dataset, "save", save)
+    assert convert.main([*arguments, "force=true"]) == 130
+    assert capsys.readouterr().err.endswith("(file 2 of 3)\ninterrupted; nothing was written\n")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.npz")} == before
 
 
 def test_long_animations_skip_frames_but_show_the_last() -> None:
