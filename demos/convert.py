@@ -1,30 +1,36 @@
 """Turn demonstrations of another format into the project's own, checked on the way.
 
-usage: python -m demos.convert format=cmil src=DIR out=DIR [camera=NAME] [task=...] [episodes=N] [redraw=false]
-       [force=false]
+usage: python -m demos.convert format=cmil src=DIR out=DIR [camera=NAME] [like=PATH] [episodes=N] [KEY=VALUE ...]
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from demos import cli, dataset, formats
+import numpy as np
+
+from demos import cli, dataset, formats, robot
 from demos.errors import DemoError
 from demos.formats import own
 from demos.redraw import redrawn
 from envs.episode import Episode
 from envs.errors import nearest
 
-USAGE = """python -m demos.convert format=F src=DIR out=DIR [camera=NAME] [episodes=N] [KEY=VALUE ...]
+USAGE = """python -m demos.convert format=F src=DIR out=DIR [camera=NAME] [like=PATH] [episodes=N] [KEY=VALUE ...]
 
 format    the format of the source files: {formats}
 src       folder of files of that format, one file, or the folder of a Minari or LeRobot data set
 out       folder for the converted files (made if missing), one per episode, under the source's name
 camera    whose pictures, where robomimic or LeRobot files hold those of several
+like      a set that was converted, or a policy's policy.json: with its low and high of the actions, so that several
+          sets of one robot share one scale
+low, high the same as lists, '[-3.14, 0]' '[3.14, 0.07]': the actions, in the robot's units, that become -1 and 1
 task      refuse demonstrations of another task
 episodes  convert the first N only
 redraw    true draws the pictures anew, as the task's environment does, from what the files tell of the positions
@@ -39,6 +45,9 @@ class Options:
     src: Path
     out: Path
     camera: str | None = None
+    like: Path | None = None
+    low: str | None = None
+    high: str | None = None
     task: str | None = None
     episodes: int | None = None
     redraw: bool = False
@@ -59,7 +68,7 @@ def _convert(options: Options) -> None:
         kind = formats.sniff(source).NAME
         if kind != options.format:
             raise DemoError(source, "format", f"is {kind}, not {options.format}")
-    number = 0
+    scale, number = _scale(options), 0
     # What is not complete stays out of sight: a bad source leaves no half-converted folder.
     with dataset.staged(options.out) as folder:
         for source, episode in dataset.stream(
@@ -68,14 +77,60 @@ def _convert(options: Options) -> None:
             target = folder / _name(source, episode)
             if (options.out / target.name).exists() and not options.force:
                 raise DemoError(options.out / target.name, "out", "exists already; force=true overwrites")
-            shown = redrawn(source, episode) if options.redraw else episode
-            dataset.save(target, _named(shown, source))
-            _prove(target, shown)
+            if options.redraw:
+                episode = redrawn(source, episode)
+            if scale is not None:
+                episode = _rescaled(source, episode, scale)
+            dataset.save(target, _named(episode, source))
+            _prove(target, episode)
             number += 1
-            size = f"{shown.steps} steps, {target.stat().st_size / 1024:.0f} KiB"
+            size = f"{episode.steps} steps, {target.stat().st_size / 1024:.0f} KiB"
             where = f"file {sources.index(source) + 1} of {len(sources)}"
             print(f"{target.name}: {size} ({where})", file=sys.stderr, flush=True)
     print(f"{number} episodes; look at them with: python -m demos.inspect {options.out}")
+
+
+def _scale(options: Options) -> dict[str, Any] | None:
+    """Low and high of the actions that are asked for; None: each set's own."""
+    if options.low is not None and options.high is not None and options.like is None:
+        low, high = _numbers("low", options.low), _numbers("high", options.high)
+        if len(low) != len(high) or any(a > b for a, b in zip(low, high, strict=True)):
+            raise cli.UsageError(f"low={options.low} high={options.high}: expected equally many, low <= high")
+        return {"low": low, "high": high}
+    if options.low is not None or options.high is not None:
+        raise cli.UsageError("low and high go together, and without like")
+    return None if options.like is None else _of(options.like)
+
+
+def _numbers(key: str, text: str) -> list[float]:
+    try:
+        return np.array(json.loads(text), np.float64).reshape(-1).tolist()
+    except (ValueError, TypeError) as error:
+        raise cli.UsageError(f"{key}={text}: expected numbers, [NUMBER, NUMBER, ...]") from error
+
+
+def _of(like: Path) -> dict[str, Any]:
+    """Names, low and high of the actions of a data set, or of a policy's card. Raises DemoError: there are none."""
+    card = like / "policy.json" if (like / "policy.json").is_file() else like
+    if card.suffix == ".json":
+        try:
+            told = json.loads(card.read_text())
+        except (OSError, ValueError) as error:
+            raise DemoError(card, "like", f"is no readable JSON ({error})") from error
+        told = told.get("robot") if isinstance(told, dict) else None
+    else:
+        told = next(iter(formats.read(dataset.files(like)[0], ("state",)))).meta.get("robot")
+    found = robot.scale(told)
+    if found is None:
+        raise DemoError(like, "like", "tells no low and high of the robot's actions")
+    return found
+
+
+def _rescaled(source: Path, episode: Episode, scale: Mapping[str, Any]) -> Episode:
+    try:
+        return robot.rescaled(episode, scale)
+    except ValueError as error:
+        raise DemoError(source, "action", str(error)) from error
 
 
 def _name(source: Path, episode: Episode) -> str:

@@ -335,6 +335,9 @@ def _agree(path: Path, episode: Episode, first_path: Path, first: Episode) -> No
     for key, (here, there) in pairs.items():
         if here != there:
             raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")
-    if episode.meta.get("robot") != first.meta.get("robot"):
-        reason = f"units, names, camera or pace differ from those in {first_path.name}: not one data set"
+    here, there = (one.meta.get("robot", {}) for one in (episode, first))
+    odd = [key for key in ("action", "state", "camera", "dt") if here.get(key) != there.get(key)]
+    if odd:
+        hint = ": demos.convert has like=PATH for one scale of several sets" if "action" in odd else ""
+        reason = f"{', '.join(odd)} differ from {first_path.name}'s: not one data set{hint}"
         raise DemoError(path, "robot", reason)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from demos import cli, dataset, formats, pictures
+from demos import cli, dataset, formats, pictures, robot
 from demos.formats import d4rl
 from demos.progress import Progress, of_episodes
 from envs.episode import Episode
@@ -152,6 +152,10 @@ def _summary(episodes: Sequence[Episode], seen: Mapping[str, tuple[int, ...]]) -
     steps = sum(episode.steps for episode in episodes)
     obs = ", ".join(f"{key} {shape}" for key, shape in seen.items())
     lines = [f"{len(episodes)} episodes, {steps} steps, {episodes[0].action.shape[1]} actions, observations: {obs}"]
+    units = robot.scale(episodes[0].meta.get("robot"))
+    if units is not None:
+        spans = zip(units["names"], units["low"], units["high"], strict=True)
+        lines.append("actions -1 to 1: " + ", ".join(f"{name} {low:g} to {high:g}" for name, low, high in spans))
     notes = {str(note): None for episode in episodes for note in episode.meta.get("notes", ())}
     return lines + [f"note: {note}" for note in notes]
 

@@ -12,6 +12,7 @@ dt      seconds between two rows
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,42 @@ def unit(action: np.ndarray, low: Sequence[float] | np.ndarray, high: Sequence[f
     span = most - least
     share = np.divide(values - least, span, out=np.full_like(values, 0.5), where=span > 0)
     return (2 * share - 1).astype(np.float32)
+
+
+def rescaled(episode: Episode, to: Mapping[str, Any]) -> Episode:
+    """The episode with the same actions in the robot's units, where `to`'s low and high (A,) are -1 and 1.
+
+    to: "low" and "high", and "names" where these must be the episode's.
+
+    Raises ValueError: the episode tells no units, other names or numbers of actions, an action outside of low and high.
+    """
+    told = episode.meta.get("robot", {}).get("action")
+    if told is None:
+        raise ValueError("no low and high of the actions are told, which would lead back to the robot's units")
+    names, low, high = told["names"], np.array(told["low"], np.float64), np.array(told["high"], np.float64)
+    least, most = np.array(to["low"], np.float64), np.array(to["high"], np.float64)
+    if not len(least) == len(most) == len(low) or to.get("names", names) != names:
+        raise ValueError(f"the actions are {', '.join(names)}; the other low and high are of other ones")
+    values = low + (episode.action[1:].astype(np.float64) + 1) / 2 * (high - low)
+    beyond = np.maximum(least - values, values - most)
+    row, column = (int(one) for one in np.unravel_index(beyond.argmax(), beyond.shape))
+    # float32 has rounded what was exactly at an end
+    if beyond[row, column] > 1e-6 * (high - low)[column] + 1e-9 * (1 + np.abs(values[row, column])):
+        raise ValueError(
+            f"{names[column]} is {values[row, column]:.6g} in row {row + 1}, {beyond[row, column]:.4g} outside of "
+            f"{least[column]:.6g} to {most[column]:.6g}"
+        )
+    action = np.concatenate([episode.action[:1], unit(np.clip(values, least, most), least, most)])
+    units = {"names": names, "low": least.tolist(), "high": most.tolist()}
+    robot = episode.meta["robot"] | {"action": units}
+    return dataclasses.replace(episode, action=action, meta=episode.meta | {"robot": robot})
+
+
+def scale(robot: Any) -> dict[str, Any] | None:
+    """The entry "action" of a meta["robot"], or of what was kept of one, if it tells names, low and high."""
+    action = robot.get("action") if isinstance(robot, dict) else None
+    names = action.get("names") if isinstance(action, dict) else None
+    return action if action and isinstance(names, list) and _units(action, len(names)) else None
 
 
 def problem(episode: Episode) -> str | None:

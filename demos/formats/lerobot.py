@@ -47,7 +47,7 @@ SUFFIX = ".parquet"
 
 _STATE = "observation.state"
 _LAST = "the last action of an episode is dropped: what it led to was not recorded"
-_SCALED = "actions are mapped from the robot's units to [-1, 1]; meta tells low and high of all episodes"
+_SCALED = "actions are mapped from the robot's units to [-1, 1]; meta tells low and high"
 
 
 def is_set(folder: Path) -> bool:

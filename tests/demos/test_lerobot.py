@@ -183,8 +183,82 @@ def test_episodes_of_sets_with_other_units_are_not_one_data_set(tmp_path: Path) 
     put(root / "meta/stats.json", json.dumps({"action": {"min": [-9.0] * 3, "max": [99.0] * 3}}))
     assert convert.main(["format=lerobot", f"src={root}", f"out={tmp_path / 'other'}"]) == 0
     (tmp_path / "other/set-0002.npz").rename(out / "set-0002.npz")
-    with pytest.raises(DemoError, match="set-0002.npz: robot: units, names, camera or pace differ"):
+    with pytest.raises(DemoError, match="set-0002.npz: robot: action differ from set-0000.npz's: not one .* like=PATH"):
         read(out)
+
+
+def session(root: Path) -> Path:
+    """A set of the same arm whose shoulder goes from 0 to 90 instead."""
+    write(root, "v2.0")
+    far = sets.action(2)
+    far[:, 0] = np.linspace(0, 90, len(far))
+    sets.store(root / "data/chunk-001/episode_000002.parquet", sets.table(2, action=sets.listed(far)))
+    put(root / "meta/stats.json", json.dumps({"action": {"min": [0, -2.5, 7], "max": [90, 0, 7]}}))
+    return root
+
+
+def commands(found: list[Episode]) -> list[np.ndarray]:
+    """The actions (steps, 3) of each episode in the robot's units."""
+    units = found[0].meta["robot"]["action"]
+    low, high = np.array(units["low"]), np.array(units["high"])
+    return [low + (one.action[1:].astype(np.float64) + 1) / 2 * (high - low) for one in found]
+
+
+def test_sessions_of_one_robot_become_one_data_set_by_a_scale_for_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, out = write(tmp_path / "first"), session(tmp_path / "second"), tmp_path / "out"
+    arguments = ["format=lerobot", f"out={out}"]
+    assert convert.main([*arguments, f"src={first}", "low=[-180, -2.5, 0]", "high=[180, 0, 10]"]) == 0
+    card = put(tmp_path / "policy/policy.json", json.dumps({"robot": read(out, limit=1)[0].meta["robot"]}))
+    for like in (out, out / "first-0000.npz", card, card.parent):
+        assert convert.main([*arguments, f"src={second}", f"like={like}", "force=true"]) == 0
+    found = read(out)
+    assert len(found) == 6 and found[5].meta["robot"]["action"] == {
+        "names": NAMES,
+        "low": [-180, -2.5, 0],
+        "high": [180, 0, 10],
+    }
+    wanted = [sets.action(number)[:-1] for number in (0, 1, 2, 0, 1, 2)]
+    wanted[5][:, 0] = np.linspace(0, 90, ROWS[2])[:-1]
+    for here, there in zip(commands(found), wanted, strict=True):
+        np.testing.assert_allclose(here, there, atol=2e-5)  # float32 of a span of 360
+    capsys.readouterr()
+    assert inspect.main([str(out)]) == 0
+    assert "actions -1 to 1: shoulder -180 to 180, elbow -2.5 to 0, gripper 0 to 10" in capsys.readouterr().out
+
+
+def test_an_action_outside_of_the_scale_is_told_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = write(tmp_path / "first"), session(tmp_path / "second")
+    assert convert.main(["format=lerobot", f"src={first}", f"out={tmp_path / 'own'}"]) == 0
+
+    def told(*more: str) -> str:
+        capsys.readouterr()
+        assert convert.main(["format=lerobot", f"src={second}", f"out={tmp_path / 'out'}", *more]) == 1
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err.splitlines()[-1]
+
+    # its last recorded action is dropped: 67.5 is the furthest
+    like = f"like={tmp_path / 'own'}"
+    assert told(like).endswith("action: shoulder is 67.5 in row 4, 14.98 outside of -0.52 to 52.52")
+    assert "elbow is -2 in row 5, 1 outside of -1 to 1" in told("low=[-99, -1, 7]", "high=[99, 1, 7]")
+    assert "gripper is 7 in row 1, 1 outside of 8 to 9" in told("low=[-99, -9, 8]", "high=[99, 9, 9]")
+    assert "the actions are shoulder, elbow, gripper; the other" in told("low=[0]", "high=[1]")
+    assert "low and high go together" in told("low=[0]") and "without like" in told("high=[1]", like)
+    assert "low=wide: expected numbers" in told("low=wide", "high=[1]")
+    assert "expected equally many, low <= high" in told("low=[1]", "high=[0]")
+    change(put(tmp_path / "robot.json", "{}"), robot={"action": {"names": ["x"], "low": [0], "high": [1]}})
+    assert "the other low and high are of other ones" in told(f"like={tmp_path / 'robot.json'}")
+    put(tmp_path / "robot.json", "{}")
+    assert "robot.json: like: tells no low and high" in told(f"like={tmp_path / 'robot.json'}")
+    put(tmp_path / "robot.json", "{")
+    assert "robot.json: like: is no readable JSON" in told(f"like={tmp_path / 'robot.json'}")
+    assert "tells no low and high" in told(f"like={dataset.shipped('line')}")
+    line = ["format=own", f"src={dataset.shipped('line')}", "episodes=1", "low=[0]", "high=[1]"]
+    assert convert.main([*line, f"out={tmp_path / 'out'}"]) == 1
+    assert "action: no low and high of the actions are told" in capsys.readouterr().err
 
 
 def test_convert_and_inspect(filmed: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
