@@ -111,9 +111,10 @@ def _episodes(options: Options) -> tuple[Path, str, list[Episode], str]:
     """The source's path, the kind of observations, its episodes and its name."""
     if options.dataset is not None:
         path, told = options.dataset, options.by == "oracle"
-        episodes = dataset.load(path, limit=options.limit, obs_keys=None, rewards=told)
-        kinds = {None: "state" if "state" in episodes[0].obs else "image", "state": "state", "pixels": "image"}
-        key = kinds[options.obs]
+        key = {"state": "state", "pixels": "image"}[options.obs] if options.obs else _kind(path)
+        # by hand whatever can be shown is wanted; an oracle opens no videos beside the states that it compares
+        keys = (key,) if told else None
+        episodes = dataset.load(path, limit=options.limit, obs_keys=keys, rewards=told)
         if key not in episodes[0].obs:
             raise DemoError(path, key, f"no such observation; the episodes have {', '.join(sorted(episodes[0].obs))}")
         return path, key, episodes, f"data set {path.name}"
@@ -123,6 +124,15 @@ def _episodes(options: Options) -> tuple[Path, str, list[Episode], str]:
     if options.episodes:
         return options.run, key, _played(options, config, state), f"policy of run {name} at step {state['step']}"
     return options.run, key, _replayed(options, config, state), f"replay of run {name}"
+
+
+def _kind(path: Path) -> str:
+    """state, or image where the data set has no states."""
+    try:
+        dataset.load(path, limit=1, obs_keys=("state",))
+    except DemoError:
+        return "image"
+    return "state"
 
 
 def _played(options: Options, config: dict[str, Any], state: dict[str, Any]) -> list[Episode]:

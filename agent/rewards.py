@@ -2,7 +2,8 @@
 
     OUT/reward.json, reward.safetensors    the reward itself (`agent.artefact`), for ``reward=frozen reward.path=OUT``
     OUT/eval.json                          rank and linear correlation with the rewards that the data set holds
-    OUT/along.png                          the reward along one episode, with its frames where the set has pictures
+    OUT/along.png                          the reward along one episode, with its frames where the set has pictures,
+                                           those of one camera
     OUT/against_truth.png                  learned against true reward, every transition a point
 
 Looking alone: true rewards are read from the data set, and nothing learns from them.
@@ -10,6 +11,7 @@ Looking alone: true rewards are read from the data set, and nothing learns from 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -62,7 +64,8 @@ def look(options: Options) -> dict[str, Any]:
 
     config, state = open_run(options.run)
     out, key = options.out or options.run / "reward", config["obs"]["key"]
-    episodes, told = _episodes(options, config)
+    named, told = _episodes(options, config)
+    episodes = [episode for _, episode in named]
     if not 0 <= options.episode < len(episodes):
         raise ConfigError(f"episode={options.episode}: there are {len(episodes)}, counted from 0")
     device, first = pick_device(options.device), episodes[0]
@@ -79,32 +82,51 @@ def look(options: Options) -> dict[str, Any]:
     report: dict[str, Any] = {"run": options.run.name, "step": int(state["step"]), "episodes": len(episodes)}
     report |= _report(episodes, learned, told)
     (out / "eval.json").write_text(json.dumps(report, indent=1))
-    _draw_along(out / "along.png", episodes[options.episode], learned[options.episode], told)
+    _draw_along(out / "along.png", _seen(named, options.episode), learned[options.episode], told)
     if told:
         _draw_against_truth(out / "against_truth.png", episodes, learned, report["spearman"])
     print("  ".join(f"{name} {value:.4g}" for name, value in report.items() if isinstance(value, float)))
     return report
 
 
-def _episodes(options: Options, config: dict[str, Any]) -> tuple[list[Episode], bool]:
-    """The episodes to look at with all their observations, and whether they come with true rewards."""
+def _episodes(options: Options, config: dict[str, Any]) -> tuple[list[tuple[Path, Episode]], bool]:
+    """The episodes to look at, each with its file and what the run observes, and whether they come with true rewards.
+
+    Raises ConfigError where there are none.
+    """
+    from agent.build import ConfigError
     from agent.given import named
 
     task, name = config["task"]["name"], config["demos"]
     if options.dataset is None:
         task = config.get("demos_task", task)  # runs of earlier versions tell none
+        if name == "none":
+            raise ConfigError(f"{options.run}: learned from no demonstrations: dataset=PATH names episodes to look at")
     path = options.dataset or (dataset.shipped(task) if name == "shipped" else Path(name))
     limit = options.limit if options.dataset is not None else options.limit or config["n_demos"]
-    given = {"task": named(config, task), "limit": limit, "obs_keys": None, "options": config["task"]["options"]}
+    key = config["obs"]["key"]
+    given: dict[str, Any] = {"task": named(config, task), "limit": limit, "obs_keys": (key,)}
     try:
-        episodes, told = dataset.load(path, rewards=True, **given), True
+        found, told = dataset.load_named(path, rewards=True, **given), True
     except DemoError as error:
         if error.key != "reward":
             raise
-        episodes, told = dataset.load(path, **given), False
-    if config["obs"]["key"] not in episodes[0].obs:
-        raise DemoError(path, config["obs"]["key"], "no such observation, which is what the reward is about")
-    return episodes, told
+        found, told = dataset.load_named(path, **given), False
+    for file, episode in found:
+        dataset.fits(file, episode.meta, ("action", key), config["task"]["options"])
+    return found, told
+
+
+def _seen(found: Sequence[tuple[Path, Episode]], number: int) -> Episode:
+    """One of the episodes with its pictures, where its file has some, of one camera."""
+    path, episode = found[number]
+    before = sum(file == path for file, _ in found[:number])
+    try:
+        for _, seen in dataset.stream(path, limit=before + 1, obs_keys=("image",)):
+            obs = seen.obs
+    except DemoError:
+        return episode
+    return dataclasses.replace(episode, obs=episode.obs | obs)
 
 
 def along(agent: Agent, episode: Episode, key: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from demos.errors import DemoError
 from envs.make import make
 from tests.agent.recorded import line
 from tests.agent.runs import local, start
+from tests.demos.test_robomimic import write
 
 TINY = ("data.batch=16", "data.length=2", "steps=60", "eval.every=60")
 
@@ -92,6 +93,14 @@ def test_synthetic_labels_of_a_data_set(tmp_path: Path, capsys: pytest.CaptureFi
         assert not [name for name in archive.files if "reward" in name or "truth" in name]
     text = json.dumps(found.meta)
     assert "T" not in text and str(tmp_path) not in text
+
+
+def test_an_oracle_looks_at_what_it_compares_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a data set with two cameras it needs none; a person needs to see one."""
+    told = [f"dataset={write(tmp_path / 'set.hdf5', cameras=('front', 'wrist'))}", f"out={tmp_path / 'told.npz'}"]
+    assert label.main([*told, "pairs=5", "length=2"]) == 0
+    assert preferences.load(tmp_path / "told.npz", key="state").obs.shape == (5, 2, 2, 6)
+    assert "name one: camera=NAME of demos.convert" in said(capsys, *told, "by=hand", "length=2")
 
 
 def test_labels_need_rewards_and_nothing_else_is_told_them(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from agent.build import REWARDS, build_agent
 from agent.config import read_config
 from agent.reward.frozen import FrozenReward
 from demos import dataset
+from demos.formats import cameras
 from models.state_model import StateModel
 from tests.agent.recorded import line
 from tests.agent.runs import local, start, state
+from tests.demos import lerobot_sets as sets
 from tests.models.tiny import numbers
 
 
@@ -100,6 +103,36 @@ def test_without_true_rewards_there_is_a_picture_all_the_same(run: Path, tmp_pat
     assert "spearman" not in report and report["episodes"] == 3
     assert (tmp_path / "out" / "along.png").stat().st_size > 10_000
     assert not (tmp_path / "out" / "against_truth.png").exists()
+
+
+def test_of_a_set_with_cameras_only_the_drawn_episode_s_pictures_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    two, one = (sets.write(tmp_path / names[0], cameras=names) for names in (("front", "wrist"), ("top",)))
+    given = ("task=own", f"demos={two}", f"dataset={two}", "n_demos=3")
+    options = ("data.batch=4", "data.length=2", "size.epoch=8", "size.offline_ml_every=8", "size.offline_fit=20")
+    start(tmp_path / "run", "algo=offline_ml_irl", "obs=state", *given, *options, "steps=8", "eval.every=8")
+    real, opened = cameras.video, list[str]()
+
+    def video(path: Path, *more: Any) -> Any:
+        opened.append(path.name)
+        return real(path, *more)
+
+    monkeypatch.setattr(cameras, "video", video)
+    assert rewards.look(rewards.Options(tmp_path / "run", tmp_path / "out", device="cpu"))["episodes"] == 3
+    assert not opened, "nobody has said which camera"
+    rewards.look(rewards.Options(tmp_path / "run", tmp_path / "out", dataset=one, episode=2, device="cpu"))
+    assert opened == ["episode_000002.mp4"]
+
+
+def test_a_run_without_demonstrations_needs_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local(monkeypatch)
+    start(tmp_path / "run", "algo=expert", "obs=state", "data.batch=16", "data.length=2", "steps=60", "eval.every=60")
+    assert rewards.main([f"run={tmp_path / 'run'}", "device=cpu"]) == 1
+    assert "run: learned from no demonstrations: dataset=PATH names episodes" in capsys.readouterr().err
 
 
 def test_rank_correlation_is_spearmans() -> None:
