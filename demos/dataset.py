@@ -104,7 +104,8 @@ def stream(
     first: tuple[Path, Episode] | None = None
     for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera), limit):
         if task is not None and episode.meta.get("task") != task:
-            raise DemoError(file, "task", f"is {episode.meta.get('task')!r}; this run is about {task!r}")
+            by = f", by {episode.meta['task_by']}" if "task_by" in episode.meta else ""
+            raise DemoError(file, "task", f"is {episode.meta.get('task')!r}{by}; this run is about {task!r}")
         kept = _keep(file, episode, obs_keys)
         first = first or (file, kept)
         _agree(file, kept, *first)
@@ -160,7 +161,8 @@ def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episo
     try:
         episode.validate()
     except EpisodeError as error:
-        raise DemoError(path, error.key, error.reason) from error
+        hint = "; demos.robot.unit maps a robot's own units to it" if "[-1, 1]" in error.reason else ""
+        raise DemoError(path, error.key, error.reason + hint) from error
     if (wrong := robot.problem(episode)) is not None:
         raise DemoError(path, "robot", wrong)
     return episode
@@ -328,7 +330,9 @@ def fits(path: Path, meta: Mapping[str, Any], keys: Iterable[str], options: Mapp
 
 def _agree(path: Path, episode: Episode, first_path: Path, first: Episode) -> None:
     """Refuse an episode that cannot be one data set with the first one; the message names both files."""
-    pairs: dict[str, tuple[object, ...]] = {"task": (episode.meta.get("task"), first.meta.get("task"))}
+    pairs: dict[str, tuple[object, ...]] = {}
+    if "task_by" not in episode.meta.keys() & first.meta.keys():  # no file tells its task, and all names differ
+        pairs["task"] = (episode.meta.get("task"), first.meta.get("task"))
     pairs["action"] = (episode.action.shape[1:], first.action.shape[1:])
     for key in sorted(set(episode.obs) | set(first.obs)):
         pairs[key] = tuple(one.obs[key].shape[1:] if key in one.obs else "absent" for one in (episode, first))

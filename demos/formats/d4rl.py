@@ -10,7 +10,7 @@ terminals, timeouts    (rows,) 0 or 1        the action of this row ended the ep
 next_observations      (rows, d), optional   obs[t+1]
 infos/qpos, infos/qvel (rows, .), optional   simulator state at obs[t]; Adroit: and what differs in the scene
 infos/success          (rows,), optional     Adroit's measure of success
-metadata/env_id        string, optional      tells the task; without it the file's name must
+metadata/env_id        string, optional      tells the task; without it the file's name does, or is it
 metadata/task          string, optional      only in files of `encode`: the task, whose observations are kept whole
 =====================  ====================  ============================================================
 
@@ -81,14 +81,16 @@ def read(path: Path) -> list[Episode]:
     """Decode all episodes of one file; obs is "state", rewards as they are.
 
     Raises:
-        DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, no transition, unknown task,
+        DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, no transition,
             next observations that are not the observations of the next row.
     """
     with hdf5.opened(path) as file:
         width = hdf5.width(path, file, "observations")
         env_id, own = (hdf5.text(file, f"metadata/{key}") for key in ("env_id", "task"))
-        task = own or _task(path, env_id)
-        columns = width if own else transitions.columns(task, width)
+        name = env_id or path.stem
+        known = own or (transitions.task_of_env(env_id) if env_id else transitions.task_of(name))
+        task = known or transitions.plain(name)
+        columns = width if own else transitions.columns(name, width)
         data = _arrays(path, file, task, columns)
     _check_lengths(path, data)
     ended = data["terminals"] | data["timeouts"]
@@ -96,13 +98,15 @@ def read(path: Path) -> list[Episode]:
     meta: dict[str, Any] = {"task": task, "source": NAME, "file": path.name, **reference(task)}
     if env_id:
         meta["env_id"] = env_id
+    if known is None:
+        meta["task_by"] = "the file's name"
     ended[-1] = True
     stops = np.flatnonzero(ended) + 1
     starts = [0, *stops[:-1]]
     episodes = []
     for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         part = {key: value[start:stop] for key, value in data.items()}
-        notes = [] if own else transitions.columns_note(task, width)
+        notes = [] if own else transitions.columns_note(name, width)
         one = _episode(part, {**meta, "episode": number, "notes": notes})
         if one is not None:
             episodes.append(one)
@@ -129,14 +133,6 @@ def encode(episodes: Sequence[Episode]) -> bytes:
             file[key] = np.concatenate(parts)
         file["metadata/task"] = episodes[0].meta["task"]
     return buffer.getvalue()
-
-
-def _task(path: Path, env_id: str | None) -> str:
-    task = transitions.task_of_env(env_id) if env_id else transitions.task_of(path.stem)
-    if task is None:
-        reason = "missing, and the file's name names no known task; call the file, for example, hopper-mine.hdf5"
-        raise DemoError(path, "metadata/env_id", reason)
-    return task
 
 
 def _arrays(path: Path, file: h5py.File, task: str, columns: int) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def read(path: Path) -> list[Episode]:
 
     Raises:
         DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, an episode without transitions
-            or with an end in the middle, unknown task, unknown groups of observations.
+            or with an end in the middle, no name of a task, unknown groups of observations.
     """
     names = sorted(filter(_EPISODE.fullmatch, hdf5.keys(path)), key=lambda name: int(name.partition("_")[2]))
     with hdf5.opened(path) as file:
@@ -81,7 +81,7 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
         if value[:-1].any():
             row = int(np.argmax(value))
             raise DemoError(path, f"{name}/{key}", f"true in row {row}, before the end of the episode")
-    state, notes = _state(path, group, task)
+    state, notes = _state(path, group, task, meta.get("env_id") or meta["dataset_id"])
     if len(state) != steps + 1:
         reason = f"has {len(state)} rows; expected {steps + 1}, one more than actions"
         raise DemoError(path, f"{name}/observations", reason)
@@ -103,13 +103,13 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
     return transitions.episode(obs, action, rewards, terminal=terminal, sim_state=sim_state, meta=told)
 
 
-def _state(path: Path, group: h5py.Group, task: str) -> tuple[np.ndarray, list[str]]:
+def _state(path: Path, group: h5py.Group, task: str, name: str) -> tuple[np.ndarray, list[str]]:
     """State (T+1, d) float32, and notes on what was left out of it."""
     held = hdf5.members(path, group, "observations")
     if held is None:
         width = hdf5.width(path, group, "observations")
-        state = hdf5.numbers(path, group, "observations", columns=transitions.columns(task, width))
-        return state, transitions.columns_note(task, width)
+        state = hdf5.numbers(path, group, "observations", columns=transitions.columns(name, width))
+        return state, transitions.columns_note(name, width)
     if not task.startswith("antmaze-"):
         reason = f"is a group of {', '.join(held) or 'nothing'}; only an array, or AntMaze's group, can become a state"
         raise DemoError(path, hdf5.name(group, "observations"), reason)
@@ -144,10 +144,8 @@ def _json(path: Path, key: str, text: str) -> dict[str, Any]:
 
 
 def _task(path: Path, described: dict[str, str]) -> str:
-    if "env_id" in described:
-        return transitions.task_of_env(described["env_id"])
-    task = transitions.task_of(described.get("dataset_id", ""))
-    if task is None:
+    name = described.get("env_id") or described.get("dataset_id")
+    if not name:
         reason = "names no known task: neither env_spec nor dataset_id does; is metadata.json beside the file?"
         raise DemoError(path, "metadata.json", reason)
-    return task
+    return transitions.task_of_env(name)

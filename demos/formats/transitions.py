@@ -30,6 +30,8 @@ MAZES = {"umaze": "umaze", "u": "umaze", "medium": "medium", "big": "medium", "l
 # Leading columns that are positions and velocities, by the width of the whole observation: gymnasium's v4 and v5
 # append contact forces (Ant), and inertias, actuator and contact forces (Humanoid).
 _KEPT = {"ant": {105: 27, 111: 27}, "humanoid": {348: 45, 376: 45}}
+# What Gymnasium's, D4RL's and Minari's names of these say beside the robot. Another word is somebody's own robot.
+_PUBLISHED = re.compile(r"v\d+|random|simple|medium|expert|full|replay|mujoco|d4rl")
 
 
 def task_of(name: str) -> str | None:
@@ -49,23 +51,29 @@ def task_of(name: str) -> str | None:
 
 
 def task_of_env(env_id: str) -> str:
-    """As `task_of` for an environment id; one we do not know is its own lower-case name without the version."""
+    """As `task_of` for an environment or data set id; an unknown one is its own lower-case name without the version."""
     return task_of(env_id) or plain(env_id)
 
 
 def plain(env_id: str) -> str:
-    """An environment id in lower case without its version."""
+    """A name in lower case without its version."""
     return re.sub(r"-v\d+$", "", env_id).lower()
 
 
-def columns(task: str, width: int) -> int:
-    """How many leading columns of an observation of `width` numbers are the state that `task` observes here."""
-    return _KEPT.get(task, {}).get(width, width)
+def columns(name: str, width: int) -> int:
+    """How many leading columns of an observation of `width` numbers are the state that a task observes here.
+
+    name: an environment id, data set id or file name. Others than those published may mean another robot, of which
+    everything is kept.
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    robots = [word for word in words if not _PUBLISHED.fullmatch(word)]
+    return _KEPT.get(robots[0], {}).get(width, width) if len(robots) == 1 < len(words) else width
 
 
-def columns_note(task: str, width: int) -> list[str]:
+def columns_note(name: str, width: int) -> list[str]:
     """A note for meta when `columns` leaves some out, else nothing."""
-    kept = columns(task, width)
+    kept = columns(name, width)
     if kept == width:
         return []
     return [

@@ -44,6 +44,7 @@ def hopper(path: Path, *, env_id: str | None = "Hopper-v5", after: bool = False,
         arrays["next_observations"] = np.concatenate([obs[1:], obs[:1]])
         arrays["next_observations"][[3, 6]] += 100  # not the first observation of the episode behind
     arrays |= changes
+    path.parent.mkdir(exist_ok=True)
     with h5py.File(path, "w") as file:
         for key, value in arrays.items():
             if value is not None:
@@ -188,6 +189,15 @@ def test_names_of_tasks(name: str, task: str | None) -> None:
 def test_task_from_the_file_name_or_an_unknown_environment(tmp_path: Path) -> None:
     assert read(hopper(tmp_path / "my-hopper.hdf5", env_id=None))[0].meta["task"] == "hopper"
     assert read(hopper(tmp_path / "hopper.hdf5", env_id="Swimmer-v5"))[0].meta["task"] == "swimmer"
+    for name in ("Reach-v2", "reach-again"):
+        (one, *_) = read(hopper(tmp_path / "own" / f"{name}.hdf5", env_id=None))
+        assert one.meta["task"] == name.lower().removesuffix("-v2")
+    assert len(read(tmp_path / "own")) == 6, "one data set, whatever its files are called"
+    with pytest.raises(DemoError, match="reach-again.hdf5: task: is 'reach-again', by the file's name; .* 'hopper'"):
+        dataset.load(tmp_path / "own" / "reach-again.hdf5", task="hopper", obs_keys=STATE)
+    hopper(tmp_path / "own" / "z.hdf5")
+    with pytest.raises(DemoError, match="z.hdf5: task: is hopper, but reach in Reach-v2.hdf5: not one data set"):
+        read(tmp_path / "own")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +209,22 @@ def test_contact_values_are_dropped_and_noted(tmp_path: Path, env_id: str, width
     (one, *_) = read(hopper(tmp_path / "a.hdf5", env_id=env_id, observations=obs))
     np.testing.assert_array_equal(one.obs["state"], obs[:4, :kept])
     assert any(f"first {kept} of {width}" in note for note in one.meta["notes"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("ant_medium_replay-v2", 27), ("ant-v5-expert", 27), ("ant-arm", 105), ("my-ant-v2", 105), ("ant", 105)],
+)
+def test_of_another_robot_everything_is_kept(tmp_path: Path, name: str, kept: int) -> None:
+    """Its file may speak of an ant, and its states may have the width of Gymnasium's."""
+    obs = np.random.default_rng(0).normal(size=(9, 105)).astype(np.float32)
+    for path in (
+        hopper(tmp_path / f"{name}.hdf5", env_id=None, observations=obs),
+        hopper(tmp_path / "x.hdf5", env_id=name, observations=obs),
+    ):
+        (one, *_) = read(path)
+        np.testing.assert_array_equal(one.obs["state"], obs[:4, :kept])
+        assert any("first 27" in note for note in one.meta["notes"]) == (kept == 27)
 
 
 def test_files_of_our_own_give_back_every_step_and_end(tmp_path: Path) -> None:
@@ -262,14 +288,13 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "actions shape": (lambda p: hopper(p, actions=np.zeros(9)), "actions", "2 axes"),
     "actions nan": (lambda p: hopper(p, actions=_nan((8, 0), (9, 3))), "actions", "first in row 8"),
     "actions rows": (lambda p: hopper(p, actions=np.zeros((10, 3))), "actions", "10 rows; observations has 9"),
-    "actions too large": (lambda p: hopper(p, actions=np.full((9, 3), 1.3)), "action", "1.3 (episode 0 of the file)"),
+    "actions too large": (lambda p: hopper(p, actions=np.full((9, 3), 1.3)), "action", "1.3; demos.robot.unit maps"),
     "rewards shape": (lambda p: hopper(p, rewards=np.zeros((9, 1))), "rewards", "1 axes"),
     "flags": (lambda p: hopper(p, timeouts=np.arange(9)), "timeouts", "other than 0 and 1"),
     "qpos rows": (lambda p: hopper(p, infos__qpos=np.zeros((8, 6))), "infos/qpos", "8 rows"),
     "qpos nan": (lambda p: hopper(p, infos__qpos=_nan((2, 0), (9, 6))), "infos/qpos", "first in row 2"),
     "next width": (lambda p: hopper(p, next_observations=np.zeros((9, 2))), "next_observations", "(9, 2)"),
     "next is another": (lambda p: hopper(p, next_observations=np.zeros((9, 11))), "next_observations", "row 0"),
-    "no task": (lambda p: hopper(p, env_id=None), "metadata/env_id", "hopper-mine.hdf5"),
 }
 
 

@@ -78,6 +78,16 @@ def test_episodes_by_folder_or_file(tmp_path: Path, named: str) -> None:
             assert one.meta["task"] == "hopper" and one.meta["dataset_id"] == "mine/expert-v0"
 
 
+@pytest.mark.parametrize(("name", "width", "kept"), [("mujoco/ant/expert-v0", 105, 27), ("mine/ant-arm-v0", 105, 105)])
+def test_without_an_environment_the_data_set_s_name_is_the_task(
+    tmp_path: Path, name: str, width: int, kept: int
+) -> None:
+    path = write(tmp_path, {"dataset_id": name}, observations=np.zeros((steps_of(1) + 1, width)))
+    (one,) = [one for one in minari.read(path) if one.meta["episode"] == 1]
+    assert one.meta["task"] == "ant" and one.obs["state"].shape[1] == kept
+    assert read(write(tmp_path, {"dataset_id": "arm/Reach-v3"}))[0].meta["task"] == "arm/reach"
+
+
 def test_episodes_are_sorted_by_number(tmp_path: Path) -> None:
     found = read(write(tmp_path, episodes=12))
     assert [one.steps for one in found] == [steps_of(number) for number in range(12)]
