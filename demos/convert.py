@@ -31,6 +31,7 @@ camera    whose pictures, where robomimic or LeRobot files hold those of several
 like      a set that was converted, or a policy's policy.json: with its low and high of the actions, so that several
           sets of one robot share one scale
 low, high the same as lists, '[-3.14, 0]' '[3.14, 0.07]': the actions, in the robot's units, that become -1 and 1
+instruction  those episodes alone that were to do this, in the words that demos.inspect lists
 task      refuse demonstrations of another task
 episodes  convert the first N only
 redraw    true draws the pictures anew, as the task's environment does, from what the files tell of the positions
@@ -48,6 +49,7 @@ class Options:
     like: Path | None = None
     low: str | None = None
     high: str | None = None
+    instruction: str | None = None
     task: str | None = None
     episodes: int | None = None
     redraw: bool = False
@@ -69,10 +71,16 @@ def _convert(options: Options) -> None:
         if kind != options.format:
             raise DemoError(source, "format", f"is {kind}, not {options.format}")
     scale, number = _scale(options), 0
+    told: dict[str, None] = {}
     # What is not complete stays out of sight: a bad source leaves no half-converted folder.
     with dataset.staged(options.out) as folder:
         for source, episode in dataset.stream(
-            options.src, task=options.task, limit=options.episodes, obs_keys=None, camera=options.camera
+            options.src,
+            task=options.task,
+            limit=options.episodes,
+            obs_keys=None,
+            camera=options.camera,
+            instruction=options.instruction,
         ):
             target = folder / _name(source, episode)
             if (options.out / target.name).exists() and not options.force:
@@ -84,9 +92,12 @@ def _convert(options: Options) -> None:
             dataset.save(target, _named(episode, source))
             _prove(target, episode)
             number += 1
+            told |= dict.fromkeys(dataset.instructions(episode))
             size = f"{episode.steps} steps, {target.stat().st_size / 1024:.0f} KiB"
             where = f"file {sources.index(source) + 1} of {len(sources)}"
             print(f"{target.name}: {size} ({where})", file=sys.stderr, flush=True)
+    if options.instruction is None and (mixed := dataset.mixed(options.src, told)) is not None:
+        print(mixed, file=sys.stderr)
     print(f"{number} episodes; look at them with: python -m demos.inspect {options.out}")
 
 

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +27,11 @@ __all__ = [
     "checksum",
     "files",
     "fits",
+    "instructions",
     "load",
     "load_named",
     "make_folder",
+    "mixed",
     "read",
     "save",
     "shipped",
@@ -39,6 +42,8 @@ __all__ = [
 
 # Rounding while a foreign file was written may leave an action a hair outside; more than that is another scale.
 ACTION_TOLERANCE = 1e-6
+
+_MIXED: set[str] = set()  # paths of which this process has told that they hold several instructions
 
 
 def load(
@@ -64,7 +69,8 @@ def load(
         camera: whose pictures, of data sets with several cameras.
 
     Returns:
-        Episodes with every reward NaN (algorithms 1.5) unless asked for, and `obs` of exactly `obs_keys`.
+        Episodes with every reward NaN (algorithms 1.5) unless asked for, and `obs` of exactly `obs_keys`. A line on
+        standard error tells where they have more than one instruction.
 
     Raises:
         DemoError: anything wrong with the path or a file, including episodes that differ in task, action size or
@@ -73,7 +79,12 @@ def load(
     found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera)
     for file, episode in found:
         fits(file, episode.meta, ("action", *episode.obs), options or {})
-    return [episode for _, episode in found]
+    episodes = [episode for _, episode in found]
+    told = mixed(path, itertools.chain.from_iterable(map(instructions, episodes)))
+    if told is not None and str(path) not in _MIXED:
+        _MIXED.add(str(path))  # training and its evaluations load the same
+        print(told, file=sys.stderr)
+    return episodes
 
 
 def load_named(
@@ -97,12 +108,15 @@ def stream(
     obs_keys: Sequence[str] | None = ("image",),
     rewards: bool = False,
     camera: str | None = None,
+    instruction: str | None = None,
 ) -> Iterator[tuple[Path, Episode]]:
-    """As `load_named`, one episode after the other, so that not all of them are in memory."""
+    """As `load_named`, one episode after the other, so that not all of them are in memory; those with an instruction
+    alone, if one is given. DemoError where there are none.
+    """
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
     first: tuple[Path, Episode] | None = None
-    for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera), limit):
+    for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera, instruction), limit):
         if task is not None and episode.meta.get("task") != task:
             by = f", by {episode.meta['task_by']}" if "task_by" in episode.meta else ""
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}{by}; this run is about {task!r}")
@@ -110,6 +124,25 @@ def stream(
         first = first or (file, kept)
         _agree(file, kept, *first)
         yield file, kept
+    if first is None:
+        raise DemoError(
+            path, "instruction", f"no episode has {instruction!r}; demos.inspect lists those that there are"
+        )
+
+
+def instructions(episode: Episode) -> list[str]:
+    """What the episode was to do, in words, where its meta["instruction"] tells that."""
+    told = episode.meta.get("instruction", [])
+    return [str(one) for one in (told if isinstance(told, list) else [told])]
+
+
+def mixed(path: str | Path, told: Iterable[str]) -> str | None:
+    """A line that tells of different instructions in one data set, which no learner here sees; None: there are none."""
+    different = list(dict.fromkeys(told))
+    if len(different) < 2:
+        return None
+    some = ", ".join(map(repr, different[:3])) + (", ..." if len(different) > 3 else "")
+    return f"{path}: {len(different)} instructions ({some}) count as one task; demos.convert instruction=TEXT takes one"
 
 
 def read(path: str | Path) -> list[Episode]:
@@ -126,10 +159,11 @@ def _episodes(
     rewards: bool = False,
     obs_keys: Sequence[str] | None = None,
     camera: str | None = None,
+    instruction: str | None = None,
 ) -> Iterator[tuple[Path, Episode]]:
     """The checked episodes of one file after the other, each file opened only when its first episode is asked for."""
     for path in paths:
-        decoded = formats.read(path, obs_keys, camera)
+        decoded = formats.read(path, obs_keys, camera, instruction)
         for number, episode in enumerate(decoded):
             try:
                 checked = check(path, episode, rewards=rewards)
@@ -137,7 +171,8 @@ def _episodes(
                 if isinstance(decoded, list) and len(decoded) == 1:
                     raise
                 raise DemoError(path, error.key, f"{error.reason} (episode {number} of the file)") from error
-            yield path, checked
+            if instruction is None or instruction in instructions(checked):
+                yield path, checked
 
 
 def check(path: str | Path, episode: Episode, *, rewards: bool = False) -> Episode:

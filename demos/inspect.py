@@ -6,6 +6,7 @@ usage: python -m demos.inspect DIR [out=DIR/inspect] [camera=NAME] [limit=N] [pi
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,8 @@ def _summary(episodes: Sequence[Episode], seen: Mapping[str, tuple[int, ...]]) -
     steps = sum(episode.steps for episode in episodes)
     obs = ", ".join(f"{key} {shape}" for key, shape in seen.items())
     lines = [f"{len(episodes)} episodes, {steps} steps, {episodes[0].action.shape[1]} actions, observations: {obs}"]
+    told = Counter(one for episode in episodes for one in dataset.instructions(episode))
+    lines += [f"instruction: {one} ({number} episodes)" for one, number in told.items()]
     units = robot.scale(episodes[0].meta.get("robot"))
     if units is not None:
         spans = zip(units["names"], units["low"], units["high"], strict=True)

@@ -65,13 +65,20 @@ def can_read(path: Path) -> bool:
     return root_of(path) is not None
 
 
-def read(path: Path, *, keys: Collection[str] | None = None, camera: str | None = None) -> Iterator[Episode]:
+def read(
+    path: Path,
+    *,
+    keys: Collection[str] | None = None,
+    camera: str | None = None,
+    instruction: str | None = None,
+) -> Iterator[Episode]:
     """Decode the episodes of one Parquet file one after the other; obs is "state" and "image", as far as there are.
 
     Args:
         path: the file.
         keys: the observations that are wanted; None: all. Videos are opened only for "image".
         camera: whose pictures; see `demos.formats.cameras.choose`.
+        instruction: episodes with others stay unread.
 
     Raises:
         DemoError: a damaged, missing or contradictory file, NaN, lengths that differ, an action outside the range that
@@ -86,7 +93,8 @@ def read(path: Path, *, keys: Collection[str] | None = None, camera: str | None 
         raise DemoError(path, "file", "no episode of the data set's meta lies in it")
     chosen = cameras.choose(found.info, found.cameras, camera) if keys is None or "image" in keys else None
     for piece in pieces:
-        yield _episode(found, piece, chosen)
+        if instruction is None or instruction in piece.tasks:
+            yield _episode(found, piece, chosen)
 
 
 def _episode(found: Index, piece: Piece, camera: str | None) -> Episode:

@@ -58,13 +58,20 @@ def can_read(path: Path) -> bool:
         return hdf5.members(path, file, "data") is not None
 
 
-def read(path: Path, *, keys: Collection[str] | None = None, camera: str | None = None) -> Iterator[Episode]:
+def read(
+    path: Path,
+    *,
+    keys: Collection[str] | None = None,
+    camera: str | None = None,
+    instruction: str | None = None,
+) -> Iterator[Episode]:
     """Decode the demonstrations of one file one after the other; obs is "state" and "image", as far as there are.
 
     Args:
         path: the file.
         keys: the observations that are wanted; None: all. Pictures are read only for "image".
         camera: whose pictures; see `demos.formats.cameras.choose`.
+        instruction: these files tell none, so that it leaves nothing out here.
 
     Raises:
         DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, next observations that are not

@@ -60,6 +60,16 @@ def test_units_reach_the_card_and_lead_back_to_what_was_recorded(run: Path, tmp_
     assert "| gripper | 7 | 7 |" in text and "in this order: x, y." in text
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_training_says_once_that_it_learns_several_instructions_as_one_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    local(monkeypatch)
+    given = (f"demos={sets.write(tmp_path / 'set')}", f"n_demos={number}", "algo=bc", "obs=state")
+    start(tmp_path / "run", "task=own", "steps=3", "eval.every=3", "data.length=2", *given)
+    assert capsys.readouterr().err.count("instructions ('task 0', 'task 1'") == 1
+
+
 def test_they_are_kept_with_the_run_and_come_back_when_it_is_resumed(run: Path, tmp_path: Path) -> None:
     kept = (run / "robot.json").read_text()
     (run / "robot.json").unlink()

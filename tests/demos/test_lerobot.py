@@ -282,6 +282,35 @@ def test_convert_and_inspect(filmed: dict[str, Path], tmp_path: Path, capsys: py
     assert "files of the format own name no cameras" in capsys.readouterr().err
 
 
+def test_several_instructions_are_told_and_one_can_be_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = write(tmp_path / "set", "v3.0", cameras=("front",)), tmp_path / "out"
+    line = f"{root}: 3 instructions ('task 0', 'task 1', 'task 2') count as one task; demos.convert instruction=TEXT"
+    capsys.readouterr()
+    read(root)
+    read(root)
+    assert capsys.readouterr().err.count(line) == 1, "once"
+    read(root, limit=1)
+    assert inspect.main([str(root), f"out={tmp_path / 'look'}"]) == 0
+    printed = capsys.readouterr()
+    assert not printed.err and "instruction: task 1 (1 episodes)" in printed.out
+    arguments = ["format=lerobot", f"src={root}", f"out={out}"]
+    assert convert.main(arguments) == 0
+    assert capsys.readouterr().err.count(line) == 1
+    opened, real = list[int](), cameras.video
+    monkeypatch.setattr(cameras, "video", lambda *given: opened.append(given[2]) or real(*given))
+    assert convert.main([*arguments, "instruction=task 2", "episodes=1", "force=true"]) == 0
+    assert opened == [ROWS[2]] and "instructions" not in capsys.readouterr().err
+    again = ["format=own", f"src={out}", f"out={tmp_path / 'again'}"]
+    assert convert.main([*again, "instruction=task 1"]) == 0
+    assert [one.meta["episode"] for one in read(tmp_path / "again")] == [1]
+    for given in (arguments, again):
+        capsys.readouterr()
+        assert convert.main([*given, "instruction=fly"]) == 1
+        assert "instruction: no episode has 'fly'; demos.inspect lists" in capsys.readouterr().err
+
+
 def test_public_set(datasets: Path) -> None:
     root = datasets / "lerobot/g1_v2.1"
     if not root.is_dir():
