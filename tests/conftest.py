@@ -13,11 +13,31 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = ROOT.parent / "shared" / "datasets"
+NO_PICTURE = "no picture can be drawn here"  # how tests say why they are skipped
+
+
+def pytest_sessionstart() -> None:
+    """Where pictures are required, as in .ci/run, refuse to begin without them: their tests would only be skipped."""
+    if os.environ.get("UNDERSTUDY_PICTURES") == "required":
+        from envs.rendering import RenderingError, select_backend
+
+        try:
+            select_backend()
+        except RenderingError as problem:
+            pytest.exit(f"UNDERSTUDY_PICTURES=required, but {NO_PICTURE}: {problem}", returncode=1)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that pictures were left out, which a count of skipped tests does not."""
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    if untested := sum(NO_PICTURE in reason for reason in skipped):
+        terminalreporter.write_line(f"{NO_PICTURE}: {untested} modules or tests of them were skipped (pytest -rs)")
 
 
 @pytest.fixture(autouse=True)
