@@ -59,7 +59,7 @@ IMAGINED = ("n_demos=10", "steps=1500", "eval.every=1500", "log_every=100", "dat
             "policy.entropy=0.03", "policy.target_every=10", "size.pretrain=300", "size.pretrain_parts=[world]",
             "size.clone=0", "optim.world.lr=1e-3", "optim.actor.lr=3e-4", "optim.critics.lr=1e-3",
             "optim.reward.lr=1e-3")  # fmt: skip
-SMOOTH = ("reward.noise=0", "reward.gp=input", "reward.gp_weight=1", "penalty.alpha=0.3")
+SMOOTH = ("reward.noise=0", "reward.gp=bound", "reward.gp_weight=1", "penalty.alpha=0.3")
 METHODS = {"cmil": SMOOTH, "cmil_resets": SMOOTH, "vmail": SMOOTH[:3], "hyper": (), "hyper_pess": ("penalty.alpha=1",)}
 
 
