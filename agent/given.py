@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agent import robot
 from agent.build import ConfigError
 from demos import dataset, preferences
 from demos.preferences import Comparisons
@@ -172,9 +173,11 @@ def _spaces(config: Mapping[str, Any], demos: Sequence[Episode], recorded: Seque
         kinds.append(Spaces(obs.shape[1:], obs.dtype, first.action.shape[1]))
     if kinds and kinds[0] != kinds[-1]:
         raise ConfigError(f"demos and dataset differ: {kinds[0]} and {kinds[-1]}")
-    told = [one.meta["robot"].get("action") for one in (*demos[:1], *recorded[:1]) if "robot" in one.meta]
-    if told and told[0] != told[-1]:
-        raise ConfigError("demos and dataset differ in the units of their actions: take both from one LeRobot data set")
+    if demos and recorded:
+        one, other = (episodes[0].meta.get("robot", {}) for episodes in (demos, recorded))
+        differs = robot.differing(one, other, config["obs"]["key"], both=not simulated(config))
+        if differs is not None:
+            raise ConfigError(f"demos and dataset are not of one robot: {differs}")
     if kinds:
         return kinds[0]
     env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])

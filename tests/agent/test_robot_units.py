@@ -13,11 +13,14 @@ import pytest
 
 from agent import deploy, export, record, train
 from agent.deploy import Deployed, DeployError
+from agent.given import gather
+from agent.robot import differing
 from demos import convert, dataset
 from demos.robot import unit
 from envs.episode import Episode, to_pairs
 from envs.frames import small
-from tests.agent.runs import local, overrides, start
+from tests.agent.recorded import line
+from tests.agent.runs import cached_config, local, overrides, start
 from tests.demos import lerobot_sets as sets
 
 SHORT = ("task=own", "steps=3", "eval.every=3", "data.length=2", "n_demos=2")
@@ -177,15 +180,61 @@ def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(
         assert deploy.main(played) == 0
 
 
-def test_other_transitions_in_other_units_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def telling(folder: Path, source: Path, **robot: Any) -> Path:
+    """The state episodes of a data set again, in a folder of their own; what they tell of the robot, replaced or
+    (None) left out.
+    """
+    folder.mkdir()
+    for number, one in enumerate(dataset.load(source, obs_keys=("state",))):
+        one.meta["robot"] = {k: v for k, v in (one.meta["robot"] | robot).items() if v is not None}
+        dataset.save(folder / f"{number}.npz", one)
+    return folder
+
+
+UNITS = {"names": sets.NAMES, "low": [-9.0] * 3, "high": [99.0] * 3}
+OTHERS = [
+    ({"action": UNITS}, "action.high is [52.52, 0.025, 7.0] and [99.0, 99.0, 99.0]"),
+    ({"action": None}, "action is told by one of them alone"),
+    ({"state": {"names": ["y", "x"]}}, "state.names is ['x', 'y'] and ['y', 'x']"),
+    ({"dt": 0.02}, "dt is 0.1 and 0.02"),
+    (dict.fromkeys(("action", "state", "dt")), "action is told by one of them alone"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), OTHERS)
+def test_other_transitions_of_another_robot_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    said: str,
 ) -> None:
     local(monkeypatch)
-    one, other = (sets.write(tmp_path / name, "v2.0") for name in ("one", "other"))
-    sets.put(other / "meta/stats.json", json.dumps({"action": {"min": [-9.0] * 3, "max": [99.0] * 3}}))
-    given = ("task=own", f"demos={one}", "obs=state", "algo=offline_ml_irl", f"dataset={other}")
-    assert train.main(overrides(tmp_path / "run", *given)) == 1
-    assert "demos and dataset differ in the units of their actions" in capsys.readouterr().err
+    one = sets.write(tmp_path / "set", "v2.0")
+    other = telling(tmp_path / "other", one, **change)
+    for demos, others in ((one, other), (other, one)):
+        given = ("task=own", f"demos={demos}", "obs=state", "algo=offline_ml_irl", f"dataset={others}")
+        assert train.main(overrides(tmp_path / "run", *given)) == 1
+        told = capsys.readouterr().err
+        assert "demos and dataset are not of one robot: " in told and (said in told or demos == other)
+
+
+def test_a_camera_that_nobody_sees_and_a_robot_that_a_simulator_knows_need_not_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    one = sets.write(tmp_path / "set", "v2.0")
+    other = telling(tmp_path / "other", one, camera={"key": "top", "frame": [9, 9, 3], "how": "whole"})
+    both = ("obs=state", "algo=offline_ml_irl")
+    assert gather(cached_config(overrides(tmp_path, "task=own", f"demos={one}", f"dataset={other}", *both))[0]).robot
+    (tmp_path / "line").mkdir()
+    for number, demo in enumerate(dataset.load(dataset.shipped("line"), limit=3, obs_keys=("state",))):
+        demo.meta["robot"] = {"action": {"names": ["push"], "low": [-3.0], "high": [5.0]}}
+        dataset.save(tmp_path / f"line/{number}.npz", demo)
+    given = gather(cached_config(overrides(tmp_path, f"demos={tmp_path / 'line'}", f"dataset={line()}", *both))[0])
+    assert given.robot is not None and given.robot["action"]["names"] == ["push"]
+    seen = ({"camera": {"key": key}} for key in ("front", "top"))
+    assert differing(*seen, "image", both=True) == "camera.key is front and top"
 
 
 @pytest.mark.parametrize(
