@@ -123,7 +123,10 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
 
     data = config["data"]
     state = checkpoint.load(folder / "checkpoint", fingerprint(config), counts=fingerprint)
-    started = load_weights(agent, Path(config["init"])) if state is None and config["init"] else ""
+    started = ""
+    if state is None and config["init"]:
+        started = load_weights(agent, Path(config["init"]))
+        _check_robot(config, Path(config["init"]), given.robot)
     like = given.like
     replay = Replay(
         folder / "replay",
@@ -211,6 +214,20 @@ def load_weights(agent: Any, source: Path) -> str:
     if not taken:
         raise ConfigError(f"init: no tensor of {source} fits this configuration")
     return f"init: {taken} of {total} tensors from {source}"
+
+
+def _check_robot(config: Mapping[str, Any], source: Path, told: Mapping[str, Any] | None) -> None:
+    """Raise ConfigError where the demonstrations of run ``source`` tell of another robot than this run's do."""
+    from agent.build import ConfigError
+    from agent.config import read_config
+    from agent.finished import robot_of
+    from agent.given import simulated
+    from agent.robot import differing
+
+    both = not simulated(config) and not simulated(read_config(source / "config.yaml"))
+    differs = differing(robot_of(source) or {}, told or {}, config["obs"]["key"], both=both)
+    if differs is not None:
+        raise ConfigError(f"init: {source} and this run are not of one robot: {differs}")
 
 
 def _resumed(trainer: Any, resumed: bool, more: bool) -> str:

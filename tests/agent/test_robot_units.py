@@ -219,6 +219,33 @@ def test_other_transitions_of_another_robot_are_refused(
         assert "demos and dataset are not of one robot: " in told and (said in told or demos == other)
 
 
+@pytest.mark.parametrize(("change", "said"), OTHERS)
+def test_weights_and_policies_of_another_robot_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
+) -> None:
+    common = (*SHORT, "algo=bc", "obs=state", f"init={run}")
+    start(tmp_path / "same", *common, f"demos={telling(tmp_path / 'again', tmp_path / 'set')}")
+    other = telling(tmp_path / "other", tmp_path / "set", **change)
+    start(tmp_path / "next", *common, f"demos={other}", expect=1)
+    told = capsys.readouterr().err
+    assert f"init: {run} and this run are not of one robot: {said}" in told
+    assert not (tmp_path / "next/checkpoint").exists()
+    exported(run, tmp_path / "policy")
+    for played, code in ((tmp_path / "again", 0), (other, 1)):
+        arguments = [f"policy={tmp_path / 'policy'}", f"recordings={played}", "episodes=1", "pace=false"]
+        assert deploy.main(arguments) == code
+    assert f"recordings={other}: are not of the policy's robot: {said}" in capsys.readouterr().err
+
+
+def test_weights_may_come_from_a_simulator_which_tells_of_no_robot(run: Path, tmp_path: Path) -> None:
+    (run / "robot.json").unlink()
+    common = (*SHORT, "algo=bc", "obs=state", f"init={run}", f"demos={tmp_path / 'set'}")
+    start(tmp_path / "next", *common, expect=1)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("simulated: false", "simulated: true"))
+    start(tmp_path / "next", *common)
+
+
 def test_a_camera_that_nobody_sees_and_a_robot_that_a_simulator_knows_need_not_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
