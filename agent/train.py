@@ -213,6 +213,8 @@ def load_weights(agent: Any, source: Path) -> str:
         taken, total = taken + len(fits), total + len(own)
     if not taken:
         raise ConfigError(f"init: no tensor of {source} fits this configuration")
+    if getattr(agent.world, "normalise", None) is False and agent.world.has_statistics:
+        raise ConfigError(f"init: {source} normalises states, this run does not: world_model.normalise=true")
     return f"init: {taken} of {total} tensors from {source}"
 
 

@@ -92,7 +92,7 @@ class Trainer:
     def _first_fill(self) -> None:
         key = self.config["obs"]["key"]
         given = [*((demo, True) for demo in self.demos), *((episode, False) for episode in self.dataset)]
-        if given and key == "state":
+        if given and key == "state" and not self.agent.world.has_statistics:  # else weights (init) are used to these
             self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
         for one, expert in given:
             flags = (one.is_first, one.is_last, one.is_terminal)

@@ -40,6 +40,11 @@ class StateModel(nn.Module):
         self.register_buffer("mean", torch.zeros(self.feat))
         self.register_buffer("std", torch.ones(self.feat))
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether ``set_normaliser`` has set some, here or in the run that the weights are from."""
+        return bool(self.mean.any() or (self.std != 1).any())
+
     def set_normaliser(self, states: Tensor) -> None:
         """Mean and std of states (n, d), none of them absorbing; nothing happens without ``normalise``."""
         if self.normalise:

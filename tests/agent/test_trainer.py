@@ -74,6 +74,27 @@ def test_a_run_in_two_parts_is_the_run_in_one(run_dir: Path, whole: Path) -> Non
     assert [(step, kind) for step, _, kind in extra] == [(30, "diag")], "the evaluation that ended the first part"
 
 
+def test_weights_of_another_run_keep_the_statistics_that_they_are_used_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bc = ("algo=bc", "obs=state", "data.batch=4", "data.length=2", "eval.every=4")
+
+    def world(name: str, *arguments: str) -> dict[str, torch.Tensor]:
+        start(tmp_path / name, *bc, *arguments)
+        return state(tmp_path / name)["modules"]["world"]
+
+    source, own = world("source", "n_demos=2", "steps=4"), world("own", "n_demos=3", "steps=4")
+    assert differences(source, own), "other demonstrations have others"
+    assert not differences(world("next", "n_demos=3", "steps=4", f"init={tmp_path / 'source'}"), source)
+    world("parts", "n_demos=3", "steps=2", f"init={tmp_path / 'source'}")
+    world("parts", "n_demos=3", "steps=4", f"init={tmp_path / 'source'}")
+    assert_same(tmp_path / "parts", tmp_path / "next")
+    world("raw", "n_demos=2", "steps=4", "world_model.normalise=false")
+    assert not differences(world("first", "n_demos=3", "steps=4", f"init={tmp_path / 'raw'}"), own), "where it has none"
+    start(tmp_path / "no", *bc, "world_model.normalise=false", f"init={tmp_path / 'source'}", expect=1)
+    assert "source normalises states, this run does not" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
