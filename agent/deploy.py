@@ -112,7 +112,8 @@ class Deployed:
 
     def to_robot(self, action: np.ndarray) -> np.ndarray:
         """An action (A,) in [-1, 1], as ``act`` gives it -> (A,) float64 in the robot's own units, in the order of
-        ``card["robot"]["action"]["names"]``, never outside its "low" and "high".
+        ``card["robot"]["action"]["names"]``, never outside its "recorded" where it tells that (-1 and 1 lie a little
+        beyond), nor its "low" and "high".
 
         Raises DeployError: the demonstrations told no units, or it is no finite action of that size.
         """
@@ -122,7 +123,8 @@ class Deployed:
         low, high, share = (np.asarray(one, np.float64) for one in (units["low"], units["high"], action))
         if share.shape != low.shape or not np.isfinite(share).all():
             raise DeployError(f"an action of shape {share.shape}: expected {low.shape}, finite")
-        return low + (np.clip(share, -1, 1) + 1) / 2 * (high - low)
+        kept = units.get("recorded", units)
+        return np.clip(low + (np.clip(share, -1, 1) + 1) / 2 * (high - low), kept["low"], kept["high"])
 
 
 @dataclass(frozen=True)

@@ -259,10 +259,11 @@ def _of_the_robot(robot: dict[str, Any]) -> str:
     if (state := robot.get("state")) is not None:
         lines += ["", f"Numbers of the state, in this order: {', '.join(state['names'])}."]
     if (action := robot.get("action")) is not None:
-        lines += ["", "`policy.to_robot(action)` turns an action into the robot's units:", ""]
-        lines += ["| number | -1 is | 1 is |", "|---|---|---|"]
-        each = zip(action["names"], action["low"], action["high"], strict=True)
-        lines += [f"| {name} | {low:.6g} | {high:.6g} |" for name, low, high in each]
+        lines += ["", "`policy.to_robot(action)` turns an action into the robot's units, from least to greatest:", ""]
+        lines += ["| number | -1 is | 1 is | least | greatest |", "|---|---|---|---|---|"]
+        kept = action.get("recorded", action)  # without it the units' own ends
+        each = zip(action["names"], action["low"], action["high"], kept["low"], kept["high"], strict=True)
+        lines += [f"| {name} | {' | '.join(f'{number:.6g}' for number in four)} |" for name, *four in each]
     return "\n".join([*lines, ""])
 
 

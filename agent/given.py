@@ -16,6 +16,7 @@ from demos import dataset, preferences
 from demos.preferences import Comparisons
 from envs.episode import Episode
 
+RANGE = "recorded_actions"  # of an episode's meta: what its data set recorded of the actions
 TOLD = ("truth", "fitted")  # rewards that the replay keeps the true ones for
 IMAGINES = ("rssm", "mlp")  # world models that may be fitted to demonstrations, whatever the reward is
 UNTAUGHT = (*TOLD, "frozen", "none")  # rewards that no demonstration teaches
@@ -53,8 +54,17 @@ class Given:
 
     @property
     def robot(self) -> dict[str, Any] | None:
-        """What the demonstrations tell of the robot (units of the actions, names, camera, pace); None: nothing."""
-        return next((one.meta["robot"] for one in (*self.demos[:1], *self.recorded[:1]) if "robot" in one.meta), None)
+        """What the demonstrations tell of the robot (units of the actions, names, camera, pace); None: nothing.
+
+        "action" holds "recorded", too, where it is told: {"low", "high"} (A,), the least and greatest commands, units
+        as there.
+        """
+        found = next((one.meta["robot"] for one in (*self.demos[:1], *self.recorded[:1]) if "robot" in one.meta), None)
+        ranges = [one.meta[RANGE] for one in (*self.demos, *self.recorded) if RANGE in one.meta]
+        if found is None or "action" not in found or not ranges:
+            return found
+        low, high = np.min([one["low"] for one in ranges], 0), np.max([one["high"] for one in ranges], 0)
+        return found | {"action": found["action"] | {"recorded": {"low": low.tolist(), "high": high.tolist()}}}
 
     @property
     def rows(self) -> int:

@@ -141,6 +141,7 @@ def _episode(found: Index, piece: Piece, camera: str | None) -> Episode:
         "ends_by": "end of recording",
         "notes": [_LAST, _SCALED],
         "robot": robot,
+        "recorded_actions": {side: part.tolist() for side, part in zip(("low", "high"), found.recorded, strict=True)},
     }
     action = _scaled(path, piece.number, arrays["action"], low, high)[:-1]
     return transitions.episode(obs, action, None, terminal=False, sim_state=None, meta=meta)

@@ -84,6 +84,15 @@ class Index:
         return found if len(found) == width else [f"{key}[{number}]" for number in range(width)]
 
     @functools.cached_property
+    def recorded(self) -> tuple[np.ndarray, np.ndarray]:
+        """least, most (A,) float64 of what is recorded of the actions of ALL episodes.
+
+        Raises DemoError: the statistics are damaged, or lack an episode.
+        """
+        least, most = (np.stack(side) for side in zip(*self._ranges(self.width("action")), strict=True))
+        return least.min(0), most.max(0)
+
+    @functools.cached_property
     def scale(self) -> tuple[np.ndarray, np.ndarray]:
         """low, high (A,) float64: the actions that become -1 and 1, from what is recorded of ALL episodes.
 
@@ -91,9 +100,7 @@ class Index:
 
         Raises DemoError: the statistics are damaged, or lack an episode.
         """
-        width = self.width("action")
-        least, most = (np.stack(side) for side in zip(*self._ranges(width), strict=True))
-        low, high = least.min(0), most.max(0)
+        low, high = self.recorded
         span = high - low
         still = span <= 1e-6 * (1 + np.abs(low))
         return np.where(still, low, low - MARGIN * span), np.where(still, low, high + MARGIN * span)

@@ -50,9 +50,12 @@ def test_units_reach_the_card_and_lead_back_to_what_was_recorded(run: Path, tmp_
     for number, one in enumerate(dataset.load(tmp_path / "set", obs_keys=("state",))):
         taken = to_pairs(one.obs["state"], one.action).action
         np.testing.assert_allclose([policy.to_robot(a) for a in taken], sets.action(number)[:-1], atol=1e-5)
-    low, high = (np.array(card["robot"]["action"][side]) for side in ("low", "high"))
-    np.testing.assert_allclose(policy.to_robot(np.full(3, -1)), low)
-    np.testing.assert_allclose(policy.to_robot(np.full(3, 9.0)), high)
+    units = card["robot"]["action"]
+    assert units["recorded"] == {"low": [0.0, -2.5, 7.0], "high": [52.0, 0.0, 7.0]}
+    low, high = (np.array(units["recorded"][side]) for side in ("low", "high"))
+    assert units["low"][0] < low[0] and units["high"][0] > high[0]
+    assert policy.to_robot(np.full(3, -1)).tolist() == low.tolist(), "no command lies beyond what was recorded"
+    assert policy.to_robot(np.full(3, 9.0)).tolist() == high.tolist()
     assert policy.to_robot(np.array([0.0, 0.0, 0.9]))[2] == 7, "a constant action stays what it was"
     acted = policy.to_robot(policy.act(np.array([1, 10], np.float32)))
     assert ((low <= acted) & (acted <= high)).all()
@@ -60,7 +63,7 @@ def test_units_reach_the_card_and_lead_back_to_what_was_recorded(run: Path, tmp_
         with pytest.raises(DeployError, match=r"expected \(3,\), finite"):
             policy.to_robot(bad)
     text = (tmp_path / "policy/README.md").read_text()
-    assert "| gripper | 7 | 7 |" in text and "in this order: x, y." in text
+    assert "| shoulder | -0.52 | 52.52 | 0 | 52 |" in text and "in this order: x, y." in text
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -253,7 +256,13 @@ def test_a_camera_that_nobody_sees_and_a_robot_that_a_simulator_knows_need_not_b
     one = sets.write(tmp_path / "set", "v2.0")
     other = telling(tmp_path / "other", one, camera={"key": "top", "frame": [9, 9, 3], "how": "whole"})
     both = ("obs=state", "algo=offline_ml_irl")
-    assert gather(cached_config(overrides(tmp_path, "task=own", f"demos={one}", f"dataset={other}", *both))[0]).robot
+    for each in sorted(other.glob("*.npz"))[:2]:  # the range is that of all who tell one
+        (episode,) = dataset.read(each)
+        episode.meta["recorded_actions"] = {"low": [-0.5, 0.0, 7.0], "high": [3.0, 0.01, 7.0]}
+        dataset.save(each, episode)
+    given = gather(cached_config(overrides(tmp_path, "task=own", f"demos={one}", f"dataset={other}", *both))[0])
+    assert given.robot is not None
+    assert given.robot["action"]["recorded"] == {"low": [-0.5, -2.5, 7.0], "high": [52.0, 0.01, 7.0]}
     (tmp_path / "line").mkdir()
     for number, demo in enumerate(dataset.load(dataset.shipped("line"), limit=3, obs_keys=("state",))):
         demo.meta["robot"] = {"action": {"names": ["push"], "low": [-3.0], "high": [5.0]}}
