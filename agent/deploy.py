@@ -30,7 +30,8 @@ class Deployed:
 
     Attributes:
         card: what ``policy.json`` says: "obs" (key, shape, dtype), "action" (size), "dt" (seconds between two actions),
-            and "robot" where the demonstrations told of one: its units, the names of its numbers, its camera.
+            and "robot" where the demonstrations told of one, or task=gym: its units, the names of its numbers, its
+            camera.
     """
 
     def __init__(self, graph: bytes, card: Mapping[str, Any]) -> None:
@@ -115,11 +116,13 @@ class Deployed:
         ``card["robot"]["action"]["names"]``, never outside its "recorded" where it tells that (-1 and 1 lie a little
         beyond), nor its "low" and "high".
 
-        Raises DeployError: the demonstrations told no units, or it is no finite action of that size.
+        Raises DeployError: nobody told units, or it is no finite action of that size.
         """
         units = self.card.get("robot", {}).get("action")
         if units is None:
-            raise DeployError("the demonstrations told no units of the robot: its actions are in [-1, 1]")
+            raise DeployError(
+                "neither demonstrations nor simulator told units of the robot: its actions are in [-1, 1]"
+            )
         low, high, share = (np.asarray(one, np.float64) for one in (units["low"], units["high"], action))
         if share.shape != low.shape or not np.isfinite(share).all():
             raise DeployError(f"an action of shape {share.shape}: expected {low.shape}, finite")

@@ -28,6 +28,7 @@ from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild, robot_of
+from agent.robot import UNSEEN
 from envs import frames
 from envs.base import pace
 
@@ -76,6 +77,7 @@ def export(options: Options) -> Path:
     layout = (state if "replay" in state else open_run(options.run)[1])["replay"]["layout"]
     shape, actions = tuple(layout["obs_shape"]), int(layout["action_size"])
     about = _of_the_task(config) if simulated(config) else _of_recordings(config, robot)
+    robot = about.pop("robot", {}) | robot
     agent = rebuild(options.run, config, state, actions, shape, pick_device("cpu"))
     card: dict[str, Any] = {
         "format": FORMAT,
@@ -95,8 +97,7 @@ def export(options: Options) -> Path:
             "demonstrations": Path(str(config["demos"])).name,
         },
     }
-    unseen = "state" if obs["key"] == "image" else "camera"
-    card |= {"robot": {key: value for key, value in robot.items() if key != unseen}} if robot else {}
+    card |= {"robot": {key: value for key, value in robot.items() if key != UNSEEN[obs["key"]]}} if robot else {}
     graph = convert(agent, card)
     card["check"] = {"steps": CHECKED, "largest_difference": difference(agent, graph, card), "tolerance": TOLERANCE}
     if not card["check"]["largest_difference"] <= TOLERANCE:
@@ -119,9 +120,14 @@ def _of_the_task(config: Mapping[str, Any]) -> dict[str, Any]:
     task = config["task"]
     env = make(task["name"], config["obs"]["name"], **task["options"])
     description = " ".join((inspect.getdoc(type(env.unwrapped)) or "").split("\n\n")[0].split())
-    dt = env.unwrapped.dt
+    dt, limits = env.unwrapped.dt, env.unwrapped.limits
     env.close()
-    return {"simulated": True, "options": dict(task["options"]), "description": description, "dt": dt}
+    about = {"simulated": True, "options": dict(task["options"]), "description": description, "dt": dt}
+    if limits is None:
+        return about
+    low, high = (side.tolist() for side in limits)
+    names = [f"action[{number}]" for number in range(len(low))]
+    return about | {"robot": {"action": {"names": names, "low": low, "high": high}}}
 
 
 def _of_recordings(config: Mapping[str, Any], robot: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,10 +253,11 @@ def _told(evaluation: dict[str, Any] | None, simulated: bool) -> str:
 
 
 def _of_the_robot(robot: dict[str, Any]) -> str:
-    """The section on the robot's units, names and camera; nothing where the demonstrations tell nothing of them."""
+    """The section on the robot's units, names and camera; nothing where nobody tells of them."""
     if not robot:
         return ""
-    lines = ["", "## The robot", "", "What the demonstrations tell of it; `policy.json` has the same under `robot`."]
+    source = "What the demonstrations, or the simulator, tell of it"
+    lines = ["", "## The robot", "", f"{source}; `policy.json` has the same under `robot`."]
     if (camera := robot.get("camera")) is not None:
         height, width, _ = camera["frame"]
         made = "frames.py (numpy alone) makes the observation: `from frames import small; policy.act(small(frame))`"

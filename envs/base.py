@@ -52,6 +52,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
             simulator tells it.
         horizon: environment steps an episode.
         dt: seconds between two actions, the pace at which a policy is deployed.
+        limits: low, high (A,) float64: what actions -1 and 1 are in units of a simulator of one's own; None: not told.
         full_score: the score of an expert, so that a score can be shown as a share of it.
         episodes: how many different ones there are, seeds being no more than their numbers; None: any number.
         note: what a reader of its scores has to know; empty where nothing is unusual.
@@ -63,6 +64,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
     subtasks: tuple[str, ...]
     horizon: int
     dt: float
+    limits: tuple[np.ndarray, np.ndarray] | None = None
     full_score: float = 1.0
     episodes: int | None = None
     note: str = ""

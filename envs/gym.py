@@ -83,7 +83,9 @@ class GymEnv(Environment):
         self.horizon = spec.max_episode_steps
         self.full_score = float(spec.reward_threshold or self.full_score)
         self._box = _bounded(id, self._env.action_space)
-        self.action_space = spaces.Box(-1.0, 1.0, (int(np.prod(self._box.shape)),), np.float32)
+        low, high = (side.ravel().astype(np.float64) for side in (self._box.low, self._box.high))
+        self.limits: tuple[np.ndarray, np.ndarray] = low, high
+        self.action_space = spaces.Box(-1.0, 1.0, low.shape, np.float32)
         parts = dict(_boxes(id, self._env.observation_space))
         pictures = [path for path, part in parts.items() if _is_picture(part)]
         self._numbers = [path for path in parts if path not in pictures]
@@ -123,7 +125,7 @@ class GymEnv(Environment):
         if values.shape != self.action_space.shape or not np.isfinite(values).all():
             raise EnvError(f"{self._id}: an action is a finite array of shape {self.action_space.shape}, got {action}")
         box, share = self._box, values.reshape(self._box.shape)
-        low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+        low, high = (side.reshape(box.shape) for side in self.limits)
         asked = ((1.0 - share) * low + (1.0 + share) * high) / 2.0  # exactly low and high at -1 and 1
         executed = np.clip(asked, low, high).astype(box.dtype)
         seen, reward, terminated, truncated, info = self._env.step(executed)

@@ -167,7 +167,7 @@ def test_without_units_nothing_changes_and_asking_for_them_is_an_error(
     start(run, "algo=bc", "obs=state", "steps=3", "eval.every=3")
     assert not (run / "robot.json").exists() and "robot" not in exported(run, policy)
     assert not (policy / "frames.py").exists() and "The robot" not in (policy / "README.md").read_text()
-    with pytest.raises(DeployError, match="no units of the robot"):
+    with pytest.raises(DeployError, match="told units of the robot"):
         Deployed.load(policy).to_robot(np.zeros(1))
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agent import evaluate, record
+from agent import evaluate, export, record
+from agent.deploy import Deployed
 from demos import dataset
 from envs.errors import EnvError, RenderingError
 from envs.frames import small
@@ -444,6 +445,23 @@ def mine(register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert episode.meta["task"] == "gym" and episode.meta["success"] is True
         dataset.save(file, dataclasses.replace(episode, meta={"task": "arm", "source": "tests"}))
     return name, out
+
+
+def test_an_exported_policy_commands_what_the_simulator_executes(
+    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    low, high = np.array([[-2.0, 0.1], [-1.0, 5.0]], np.float32), np.array([[2.0, 0.7], [1.0, 5.0]], np.float32)
+    name, run, out = register(box=spaces.Box(low, high)), tmp_path / "run", tmp_path / "policy"
+    given = ("task=gym", f"task.options.id={name}", "obs=state", "algo=expert", "demos=none", "data.length=2")
+    start(run, *given, "data.batch=4", "steps=6", "eval.every=6")
+    assert export.main([f"run={run}", f"out={out}"]) == 0
+    policy, env = Deployed.load(out), gym("state", name)
+    assert policy.card["robot"]["action"]["names"] == [f"action[{number}]" for number in range(4)]
+    env.reset(seed=0)
+    for share in (*np.random.default_rng(0).uniform(-1, 1, (5, 4)), np.full(4, 1), np.full(4, -7)):
+        env.step(share)
+        np.testing.assert_allclose(policy.to_robot(share), env._sim.executed.ravel(), rtol=1e-6)
 
 
 def test_recordings_of_pictures_alone_hold_nothing_else(register: Register) -> None:
