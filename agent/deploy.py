@@ -17,6 +17,8 @@ from typing import Any, TextIO
 import numpy as np
 
 GRAPH, CARD, FORMAT = "policy.onnx", "policy.json", 1
+SLACK = 0.1  # of the range of an action: further outside it is of other units, or in another order
+ROUNDING = 1e-6
 DEPLOY_SEEDS = 7 << 28  # above those of training, evaluation and recording
 USAGE = "python -m agent.deploy policy=POLICY [task=the policy's] [recordings=PATH] [episodes=3] [seed=0] [pace=true]"
 
@@ -80,10 +82,11 @@ class Deployed:
     def act(self, obs: np.ndarray, did: np.ndarray | None = None) -> np.ndarray:
         """The observation of now, as the card's "obs" says -> the action until the next one, (A,) float32 in [-1, 1].
 
-        did: (A,) what was really done since the last observation, where that was not the action given here (a limit,
-        a person who stepped in): a policy of pictures infers from it what it sees next.
+        did: (A,) in [-1, 1], what was really done since the last observation, where that was not the action given here
+        (a limit, a person who stepped in): a policy of pictures infers from it what it sees next.
 
-        Raises DeployError for another shape or type, and for numbers that are none: the memory stays as it was.
+        Raises DeployError for another shape or type, for numbers that are none, and for a `did` outside of [-1, 1]: the
+        memory stays as it was.
         """
         wanted = self.card["obs"]["dtype"]
         obs = np.asarray(obs)
@@ -96,9 +99,11 @@ class Deployed:
         before = self._action if did is None else np.asarray(did, np.float32)[None]
         if before.shape != self._action.shape or not np.isfinite(before).all():
             raise DeployError(f"what was done, of shape {before.shape[1:]}: expected {self._action.shape[1:]}, finite")
+        if np.abs(before).max() > 1 + ROUNDING:
+            raise DeployError("what was done is outside of [-1, 1]: from_robot makes it of the robot's own units")
         given = {
             "observation": obs[None].astype(wanted),
-            "action": before,
+            "action": np.clip(before, -1, 1),
             "is_first": np.array([self._first]),
             **self._memory,
         }
@@ -118,16 +123,43 @@ class Deployed:
 
         Raises DeployError: nobody told units, or it is no finite action of that size.
         """
+        units, share = self._in_units(action)
+        low, high = (np.asarray(units[side], np.float64) for side in ("low", "high"))
+        kept = units.get("recorded", units)
+        return np.clip(low + (np.clip(share, -1, 1) + 1) / 2 * (high - low), kept["low"], kept["high"])
+
+    def from_robot(self, command: np.ndarray) -> np.ndarray:
+        """What the robot did (A,), in the units and the order of ``to_robot``, which this is the inverse of -> (A,)
+        float32 in [-1, 1], for ``act``; 0 where "low" and "high" are equal. A little outside of them counts as their
+        end.
+
+        Raises DeployError: as ``to_robot``; or a number is outside by more than SLACK of the range.
+        """
+        units, values = self._in_units(command)
+        low, high = (np.asarray(units[side], np.float64) for side in ("low", "high"))
+        span = high - low
+        share = np.divide(values - low, span, out=np.full_like(values, 0.5), where=span > 0)
+        far = np.flatnonzero((share < -SLACK) | (share > 1 + SLACK))
+        if far.size:
+            n = far[0]
+            raise DeployError(
+                f"{units['names'][n]}: {values[n]:.6g} is far outside of {low[n]:.6g} to {high[n]:.6g}: other units?"
+            )
+        return (2 * np.clip(share, 0, 1) - 1).astype(np.float32)
+
+    def _in_units(self, action: np.ndarray) -> tuple[Mapping[str, Any], np.ndarray]:
+        """The card's units, and an action (A,) as float64. Raises DeployError where there are no units, or for another
+        shape, and for numbers that are none.
+        """
         units = self.card.get("robot", {}).get("action")
         if units is None:
             raise DeployError(
                 "neither demonstrations nor simulator told units of the robot: its actions are in [-1, 1]"
             )
-        low, high, share = (np.asarray(one, np.float64) for one in (units["low"], units["high"], action))
-        if share.shape != low.shape or not np.isfinite(share).all():
-            raise DeployError(f"an action of shape {share.shape}: expected {low.shape}, finite")
-        kept = units.get("recorded", units)
-        return np.clip(low + (np.clip(share, -1, 1) + 1) / 2 * (high - low), kept["low"], kept["high"])
+        values = np.asarray(action, np.float64)
+        if values.shape != (len(units["low"]),) or not np.isfinite(values).all():
+            raise DeployError(f"an action of shape {values.shape}: expected {(len(units['low']),)}, finite")
+        return units, values
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,29 @@ def test_training_says_once_that_it_learns_several_instructions_as_one_task(
     assert capsys.readouterr().err.count("instructions ('task 0', 'task 1'") == 1
 
 
+def test_what_the_robot_did_leads_back_to_what_the_policy_is_told(run: Path, tmp_path: Path) -> None:
+    units = exported(run, tmp_path / "policy")["robot"]["action"]
+    policy = Deployed.load(tmp_path / "policy")
+    for one in dataset.load(tmp_path / "set", obs_keys=("state",)):
+        for action in one.action[1:]:
+            did = policy.from_robot(policy.to_robot(action))
+            assert did.dtype == np.float32 and did.shape == (3,)
+            np.testing.assert_allclose(did, action, atol=1e-6)
+    seen = np.array([1, 10], np.float32)
+    low, high = (np.array(units[side]) for side in ("low", "high"))
+    near = policy.from_robot(high + [3.0, 0.2, 0.2])
+    assert near.tolist() == [1, 1, 0], "a little outside; and a number that never changed"
+    policy.act(seen, near)
+    for bad in ([60.0, 0, 7], [0, low[1] - 0.3, 7]):
+        with pytest.raises(DeployError, match=r"^(shoulder: 60|elbow: .*) is far outside of .* other units"):
+            policy.from_robot(np.array(bad))
+    with pytest.raises(DeployError, match=r"expected \(3,\), finite"):
+        policy.from_robot(np.zeros((1, 3)))
+    with pytest.raises(DeployError, match=r"outside of \[-1, 1\]: from_robot"):
+        policy.act(seen, np.array([20.0, 0, 7]))
+    policy.act(seen, np.array([1 + 1e-7, 0, -1]))
+
+
 def test_they_are_kept_with_the_run_and_come_back_when_it_is_resumed(run: Path, tmp_path: Path) -> None:
     kept = (run / "robot.json").read_text()
     (run / "robot.json").unlink()
@@ -167,8 +190,9 @@ def test_without_units_nothing_changes_and_asking_for_them_is_an_error(
     start(run, "algo=bc", "obs=state", "steps=3", "eval.every=3")
     assert not (run / "robot.json").exists() and "robot" not in exported(run, policy)
     assert not (policy / "frames.py").exists() and "The robot" not in (policy / "README.md").read_text()
-    with pytest.raises(DeployError, match="told units of the robot"):
-        Deployed.load(policy).to_robot(np.zeros(1))
+    for change in (Deployed.load(policy).to_robot, Deployed.load(policy).from_robot):
+        with pytest.raises(DeployError, match="told units of the robot"):
+            change(np.zeros(1))
 
 
 def test_the_pace_is_that_of_the_recordings_unless_another_is_asked_for(
