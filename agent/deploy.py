@@ -41,7 +41,7 @@ class Deployed:
         try:
             import onnxruntime
         except ImportError as error:
-            raise DeployError("onnxruntime is missing: pip install 'understudy[deploy]'") from error
+            raise DeployError("onnxruntime is missing: pip install onnxruntime numpy") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # a batch of one: more threads only wait for each other
         options.log_severity_level = 3

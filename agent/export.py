@@ -180,7 +180,7 @@ def convert(agent: Agent, card: dict[str, Any]) -> bytes:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'understudy[export]'") from error
+        raise ConfigError(f"{error.name} is missing: pip install onnx onnxscript onnxruntime") from error
 
     world, actor = agent.acting
     start: Any = world.initial(1)

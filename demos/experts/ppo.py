@@ -69,7 +69,7 @@ def train(
         from stable_baselines3 import PPO
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
     except ImportError as error:
-        raise cli.UsageError("Stable-Baselines3 is missing: pip install 'understudy[experts]'") from error
+        raise cli.UsageError("Stable-Baselines3 is missing: pip install stable-baselines3") from error
     together = VecNormalize(DummyVecEnv([make_env] * envs), gamma=0.99)
     due = look_every
 

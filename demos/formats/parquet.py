@@ -32,7 +32,7 @@ def table(
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DemoError(path, "file", "is read with pyarrow: pip install 'understudy[lerobot]'") from error
+        raise DemoError(path, "file", "is read with pyarrow: pip install pyarrow") from error
     damage = (*_DAMAGE, pyarrow.ArrowException)
     if not path.is_file():
         raise DemoError(path, "file", "missing; the data set's meta names it")

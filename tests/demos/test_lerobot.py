@@ -162,7 +162,7 @@ def test_without_pyarrow_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert inspect.main([str(root)]) == 1
     said = capsys.readouterr().err.strip()
-    assert "pip install 'understudy[lerobot]'" in said and "\n" not in said
+    assert "pip install pyarrow" in said and "\n" not in said
 
 
 def test_other_formats_are_read_without_importing_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
