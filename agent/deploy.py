@@ -6,6 +6,7 @@ exported policy has a copy beside it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -67,6 +68,8 @@ class Deployed:
             raise DeployError(f"{folder}: not readable ({error})") from error
         if card.get("format") != FORMAT:
             raise DeployError(f"{folder / CARD}: format {card.get('format')!r}, this version reads {FORMAT}")
+        if card.get("sha256") not in (None, hashlib.sha256(graph).hexdigest()):
+            raise DeployError(f"{folder / GRAPH}: is not the policy that {CARD} is about; export it again")
         return cls(graph, card)
 
     def reset(self) -> None:

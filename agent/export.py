@@ -12,6 +12,7 @@ graph itself has no state.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -102,7 +103,10 @@ def export(options: Options) -> Path:
     card["check"] = {"steps": CHECKED, "largest_difference": difference(agent, graph, card), "tolerance": TOLERANCE}
     if not card["check"]["largest_difference"] <= TOLERANCE:
         raise ConfigError(f"{options.out}: the file acts unlike the run (by {card['check']['largest_difference']:.2g})")
+    card["sha256"] = hashlib.sha256(graph).hexdigest()
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in (CARD, "frames.py"):  # of another policy, which this one replaces: first its card
+        (options.out / name).unlink(missing_ok=True)
     write_atomic(options.out / GRAPH, graph)
     write_atomic(options.out / "deploy.py", Path(deploy.__file__).read_bytes())
     if "camera" in card.get("robot", {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from agent.deploy import DEPLOY_SEEDS, Deployed, DeployError
 from agent.finished import open_run, restore
 from agent.monitor import EVAL_SEEDS
 from agent.record import RECORD_SEEDS
+from demos import dataset
 from envs.make import make
 from tests.agent.runs import local, start
 
@@ -153,6 +155,36 @@ def test_what_was_really_done_is_what_it_goes_on_from(made: dict[str, tuple[Path
     for bad in (np.zeros(2), np.array([np.nan])):
         with pytest.raises(DeployError, match="what was done"):
             policy.act(seen[0], bad)
+
+
+def test_a_policy_that_replaces_another_is_never_taken_for_it(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = made["state"][0], made["rssm"][1]
+    out = tmp_path / "policy"
+    shutil.copytree(other, out)
+    (out / "frames.py").touch()
+    assert export.main([f"run={run}", f"out={out}"]) == 0
+    assert not (out / "frames.py").exists(), "this one sees no camera"
+    for name in ("policy.onnx", "policy.json"):
+        mixed = shutil.copytree(out, tmp_path / name)
+        shutil.copy(other / name, mixed)
+        with pytest.raises(DeployError, match="policy.onnx: is not the policy that policy.json is about"):
+            Deployed.load(mixed)
+    card = json.loads((out / "policy.json").read_text())
+    del card["sha256"]  # of an earlier version
+    (out / "policy.json").write_text(json.dumps(card))
+    Deployed.load(out)
+    write = dataset.write_atomic
+
+    def stopped(path: Path, content: bytes) -> None:
+        write(path, content)
+        raise OSError("stopped")
+
+    monkeypatch.setattr(dataset, "write_atomic", stopped)
+    assert export.main([f"run={run}", f"out={out}"]) == 1
+    with pytest.raises(DeployError, match="no policy.json"):
+        Deployed.load(out)
 
 
 @pytest.mark.parametrize("defect", ["nowhere", "no card", "no graph", "truncated", "not JSON", "later format"])
