@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
-import os
 import re
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agent.build import ConfigError, pick_device
+from demos.dataset import write_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -221,11 +221,9 @@ def _parse(override: str) -> None:
 
 
 def dump_config(config: Mapping[str, Any], path: Path) -> None:
-    """Write the resolved configuration as YAML, whole or not at all."""
+    """Write the resolved configuration as YAML, whole or not at all. Raises DemoError when the disk refuses."""
     node: DictConfig = OmegaConf.create(dict(config))
-    temporary = path.with_name(f"tmp-{path.name}")
-    temporary.write_text(OmegaConf.to_yaml(node))
-    os.replace(temporary, path)
+    write_atomic(path, OmegaConf.to_yaml(node).encode())
 
 
 def read_config(path: Path) -> dict[str, Any]:

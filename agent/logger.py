@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agent import video as videos
+from demos.dataset import write_atomic
 
 METRICS = "metrics.jsonl"
 
@@ -290,12 +291,7 @@ def _rewind(path: Path, resume_step: int | None, resume_lines: int | None) -> in
         os.replace(path, path.with_name("metrics.previous.jsonl"))
         return 0
     kept = [line for line in _parse(path)[:resume_lines] if line["step"] <= resume_step]
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return len(kept)
 
 

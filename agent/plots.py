@@ -6,8 +6,8 @@ Figures are made with matplotlib's object interface: no display, no global state
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agent.logger import read_metrics
+from demos.dataset import write_atomic
+from demos.errors import DemoError
 
 DISC_GAP = ("diag/disc_gap",)
 DISAGREEMENT = ("diag/u_model", "diag/u_data")
@@ -204,20 +206,17 @@ def write_csv(path: Path, rows: Sequence[Row]) -> Path:
     new = {(metric, seed, hardware) for _, metric, _, seed, hardware in rows}
     kept = [row for row in read_csv(path) if (row[1], row[3], row[4]) not in new] if path.exists() else []
     every = sorted([*kept, *rows], key=lambda row: (row[1], row[4], row[3], row[0]))
-    temporary = path.with_name(f"tmp-{path.name}")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(every)
-    os.replace(temporary, path)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *every])
+    write_atomic(path, table.getvalue().encode())
     return path
 
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"tmp-{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomic(path, picture.getvalue())
     return path
 
 
@@ -230,7 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     run = Path(options["run"])
     try:
         print(json.dumps({"curves": str(curves(run)), "theorem2": str(theorem2(run))}))
-    except (OSError, ValueError) as error:
+    except (DemoError, OSError, ValueError) as error:
         print(f"agent.plots: {error}", file=sys.stderr)
         return 1
     return 0

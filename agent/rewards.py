@@ -81,7 +81,7 @@ def look(options: Options) -> dict[str, Any]:
         print(f"not exported: {error}", file=sys.stderr)
     report: dict[str, Any] = {"run": options.run.name, "step": int(state["step"]), "episodes": len(episodes)}
     report |= _report(episodes, learned, told)
-    (out / "eval.json").write_text(json.dumps(report, indent=1))
+    dataset.write_atomic(out / "eval.json", json.dumps(report, indent=1).encode())
     _draw_along(out / "along.png", _seen(named, options.episode), learned[options.episode], told)
     if told:
         _draw_against_truth(out / "against_truth.png", episodes, learned, report["spearman"])

@@ -140,7 +140,7 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     if given.robot is not None:  # also when resumed: the checksums of the configuration say that they are the same
         write_atomic(folder / ROBOT, json.dumps(given.robot, indent=1).encode())
     if state is None:
-        (folder / "versions.json").write_text(json.dumps(versions(agent.device), indent=1))
+        write_atomic(folder / "versions.json", json.dumps(versions(agent.device), indent=1).encode())
     lines = {} if state is None else {"resume_step": int(state["step"]), "resume_lines": state["logger_lines"]}
     with (
         open_envs(config, data["envs"]) as envs,

@@ -107,6 +107,19 @@ def start(run: Path, *arguments: str, expect: int = 0) -> None:
     assert train.main(overrides(run, *arguments)) == expect
 
 
+def replaced(patch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the files that are written whole or not at all from now on."""
+    seen: set[str] = set()
+    replace = os.replace
+
+    def spy(source: Any, target: Any) -> None:
+        seen.add(Path(target).name)
+        replace(source, target)
+
+    patch.setattr(os, "replace", spy)
+    return seen
+
+
 def state(run: Path) -> dict[str, Any]:
     """The newest checkpoint of a run."""
     found = checkpoint.load(run / "checkpoint")

@@ -20,7 +20,7 @@ from demos import dataset
 from demos.formats import cameras
 from models.state_model import StateModel
 from tests.agent.recorded import line
-from tests.agent.runs import local, start, state
+from tests.agent.runs import local, replaced, start, state
 from tests.demos import lerobot_sets as sets
 from tests.models.tiny import numbers
 
@@ -61,6 +61,12 @@ def test_the_command_writes_the_reward_and_says_how_it_ranks(run: Path, tmp_path
     assert report["spearman"] == pytest.approx(spearmanr(learned, truth).statistic, abs=1e-3)
     assert report["pearson"] == pytest.approx(pearsonr(learned, truth).statistic, abs=1e-3)
     assert set(truth) == {0.0, 1.0}, "ties are many"
+
+
+def test_what_it_writes_of_the_reward_is_whole(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = replaced(monkeypatch)
+    assert rewards.main([f"run={run}", f"out={tmp_path}", "device=cpu"]) == 0
+    assert names == {"reward.json", "reward.safetensors", "eval.json"}
 
 
 def test_the_card_says_what_the_numbers_mean(run: Path, tmp_path: Path) -> None:

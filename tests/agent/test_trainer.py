@@ -26,7 +26,19 @@ from envs.episode import to_pairs
 from envs.toy import CountEnv, count_expert, count_from_image
 from envs.vector import VectorEnv
 from models.mlp_ensemble import MLPEnsemble
-from tests.agent.runs import LocalVector, assert_same, differences, lines, local, moments, poison, start, state, trained
+from tests.agent.runs import (
+    LocalVector,
+    assert_same,
+    differences,
+    lines,
+    local,
+    moments,
+    poison,
+    replaced,
+    start,
+    state,
+    trained,
+)
 
 PRETRAINING, UPDATES = 8, 20  # of a run with runs.TINY
 
@@ -72,6 +84,12 @@ def test_a_run_in_two_parts_is_the_run_in_one(run_dir: Path, whole: Path) -> Non
     assert_same(run_dir, whole)
     extra = [m for m in moments(run_dir) if m not in moments(whole)]
     assert [(step, kind) for step, _, kind in extra] == [(30, "diag")], "the evaluation that ended the first part"
+
+
+def test_what_a_run_says_of_itself_is_written_whole(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = replaced(monkeypatch)
+    start(run_dir, "algo=bc", "obs=state", "data.length=2", "steps=2")
+    assert {"config.yaml", "versions.json"} <= names
 
 
 def test_weights_of_another_run_keep_the_statistics_that_they_are_used_to(
