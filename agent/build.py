@@ -10,6 +10,7 @@ import torch
 
 from agent.agent import Agent, UpdateOptions
 from agent.ending import TERMINATIONS, UNCHANGED
+from agent.errors import ConfigError
 from agent.memory import TransitionMemory
 from agent.penalties import make_penalty
 from agent.policy.backprop import BackpropPolicy
@@ -35,10 +36,6 @@ from models.state_model import StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
 
 Config = Mapping[str, Any]
-
-
-class ConfigError(ValueError):
-    """The configuration asks for something that does not exist or does not fit together."""
 
 
 def _without(config: Config, *names: str) -> dict[str, Any]:

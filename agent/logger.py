@@ -134,14 +134,14 @@ class Logger:
             self._report("videos", error)
         return path
 
-    def note(self, text: str) -> None:
-        """Print a line (above the bar), unless quiet, and append it to log.txt."""
+    def note(self, text: str, *, shown: bool = True) -> None:
+        """Print a line (above the bar), unless quiet or not to be ``shown``, and append it to log.txt."""
         try:
             with open(self.run / "log.txt", "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         except OSError as error:
             self._report("log.txt", error)
-        if self._quiet:
+        if self._quiet or not shown:
             return
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)

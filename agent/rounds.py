@@ -27,6 +27,7 @@ from torch import Tensor
 from agent.agent import Agent
 from agent.beside import beside
 from agent.data import Replay, RowPairs
+from agent.errors import ConfigError
 from agent.imagine import imagine, stepped
 from agent.reward.clare import point_weights
 from agent.reward.f_div import Trajectories
@@ -187,7 +188,7 @@ class RewardRounds:
         agent = self.agent
         assert agent.memory is not None and agent.past is not None
         if agent.memory.filled == 0:
-            raise ValueError("data.reward_start: a first round before anything was imagined: later than update 0")
+            raise ConfigError("data.reward_start: a first round before anything was imagined: later than update 0")
         if self.weighted is None:
             self.weighted = self._weights()
         x, beta, expert = self.weighted

@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,15 @@ if TYPE_CHECKING:
 
     from agent.agent import Agent
     from agent.given import Given
+    from agent.logger import Logger
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train to the end. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted and
-    saved.
+    saved. Raises RuntimeError for a defect in the middle of training.
     """
-    # Heavy imports happen here: environment workers import this module and need none of them.
-    from agent.build import ConfigError
-    from agent.checkpoint import CheckpointError
-    from agent.data import ReplayError
+    # Heavy imports happen in functions: environment workers import this module and need none of them.
     from demos.cli import asks_for_help
-    from demos.dataset import DemoError
-    from envs.make import EnvError
-    from envs.rendering import RenderingError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     if asks_for_help(arguments):
@@ -39,23 +35,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(usage())
         return 0
+    told: tuple[type[Exception], ...] = (*_expected(), ValueError)  # of parts that refuse their options
     try:
         return run(arguments)
-    except (
-        ConfigError,
-        CheckpointError,
-        ReplayError,
-        DemoError,
-        EnvError,
-        RenderingError,
-        OSError,
-        ValueError,
-    ) as error:
+    except told as error:
         print(f"agent.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the loop began or after it ended: nothing to save
         print("agent.train: interrupted", file=sys.stderr)
         return 130
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What one line is enough for, wherever it comes from."""
+    from agent.build import ConfigError
+    from agent.checkpoint import CheckpointError
+    from agent.data import ReplayError
+    from demos.errors import DemoError
+    from envs.errors import EnvError
+
+    return ConfigError, CheckpointError, ReplayError, DemoError, EnvError, OSError
+
+
+@contextlib.contextmanager
+def _traced(logger: Logger) -> Iterator[None]:
+    """Let the traceback of any other error be seen, here and in RUN/log.txt: once training goes on, a ValueError is a
+    defect and no bad option.
+    """
+    try:
+        yield
+    except _expected():
+        raise
+    except Exception as error:
+        logger.note(traceback.format_exc(), shown=False)
+        text = f"a defect (see above, and {logger.run / 'log.txt'}); the same command goes on from the last checkpoint"
+        raise RuntimeError(text) from error
 
 
 def run(overrides: list[str]) -> int:
@@ -163,7 +177,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
 
         previous = [signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)]
         try:
-            trainer.train()
+            with _traced(logger):
+                trainer.train()
         finally:
             for s, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
                 signal.signal(s, handler)
@@ -173,8 +188,9 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         else:
             which = " weights=chosen" if (folder / FOLDERS["chosen"]).is_dir() else ""
             logger.note(f"done at {_counts(trainer)}; next: python -m agent.evaluate run={folder}{which}")
-    plots.curves(folder)
-    plots.theorem2(folder)
+    with _traced(logger):
+        plots.curves(folder)
+        plots.theorem2(folder)
     return 130 if trainer.stop else 0
 
 

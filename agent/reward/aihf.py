@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agent.errors import ConfigError
 from agent.reward.ml import MLReward
 from models.latent import Losses
 
@@ -104,7 +105,7 @@ class AIHFReward(MLReward):
         if self.demo_loss == "linear":
             return Losses(likelihood=self.w_demo * losses["likelihood"]), found
         if tracks is None:
-            raise ValueError("reward.demo_loss: logistic compares whole trajectories, which rounds of the reward have")
+            raise ConfigError("reward.demo_loss: logistic compares whole trajectories, which rounds of the reward have")
         returns = (
             self._returns(self.reward(x.detach()) * weight, *track)
             for x, weight, track in zip((expert, policy), (expert_weight, policy_weight), tracks, strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from agent.errors import ConfigError
 from agent.reward.base import RewardLearner
 from models.latent import Losses
 from models.reward_net import RewardNet
@@ -20,13 +21,13 @@ def point_weights(c: Tensor, expert: int, threshold: float) -> Tensor:
         else                          0
 
     What the model does not know of the demonstrations is left out, and what it knows of all data gets their share: the
-    mean of beta is 0. Raises ValueError when it is certain of nothing.
+    mean of beta is 0. Raises ConfigError when it is certain of nothing.
     """
     low, high = c < threshold, c > threshold
     high[expert:] = False
     if not bool(low.any()):
         least = f"{float(c.min()):.2f} of the greatest"
-        raise ValueError(f"reward.threshold: {threshold}, but no transition's uncertainty is below {least}")
+        raise ConfigError(f"reward.threshold: {threshold}, but no transition's uncertainty is below {least}")
     scale = len(c) / expert
     return scale * int(high.sum()) / int(low.sum()) * low.to(c.dtype) - scale * high.to(c.dtype)
 

@@ -16,11 +16,13 @@ import torch
 from agent import checkpoint, monitor, video
 from agent.agent import Agent
 from agent.batch import to_device
+from agent.build import ConfigError
 from agent.collect import run_episodes
 from agent.data import Replay
 from agent.sampler import scheduled
 from agent.trainer import Trainer
 from demos import dataset
+from demos.errors import DemoError
 from envs import vector
 from envs.episode import to_pairs
 from envs.toy import CountEnv, count_expert, count_from_image
@@ -111,6 +113,27 @@ def test_weights_of_another_run_keep_the_statistics_that_they_are_used_to(
     assert not differences(world("first", "n_demos=3", "steps=4", f"init={tmp_path / 'raw'}"), own), "where it has none"
     start(tmp_path / "no", *bc, "world_model.normalise=false", f"init={tmp_path / 'source'}", expect=1)
     assert "source normalises states, this run does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, ConfigError, DemoError, OSError])
+def test_a_defect_in_the_middle_of_training_is_seen_and_bad_input_told_in_one_line(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[Exception]
+) -> None:
+    def breaks() -> None:
+        raise DemoError("x", "y", "odd") if error is DemoError else error("odd")
+
+    at_call(monkeypatch, Agent, "update", 2, breaks)
+    bc = ("algo=bc", "obs=state", "data.batch=4", "data.length=2", "steps=4")
+    if error in (ValueError, ZeroDivisionError):
+        with pytest.raises(RuntimeError, match="a defect .*log.txt") as caught:
+            start(run_dir, *bc)
+        assert type(caught.value.__cause__) is error
+        assert f"{error.__name__}: odd" in (kept := (run_dir / "log.txt").read_text()) and "in breaks" in kept
+        assert "Traceback" not in capsys.readouterr().out, "it is raised, and not printed twice"
+    else:
+        start(run_dir, *bc, expect=1)
+        assert capsys.readouterr().err.endswith("odd\n") and "Traceback" not in (run_dir / "log.txt").read_text()
+    start(run_dir, *bc)
 
 
 @pytest.mark.parametrize(
