@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -163,7 +163,7 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     given, note = _size([_quoted(o) for o in given])
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module("configs", version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             groups = [o for o in given if o.split("=", 1)[0] in GROUPS]
             plain = compose("train", groups)
             for o in given:

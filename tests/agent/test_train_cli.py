@@ -227,6 +227,31 @@ def test_help_lists_choices_and_keys(capsys: pytest.CaptureFixture[str]) -> None
     assert "algo: aihf" in told and "n_demos: 10" in told and "# stop after this much training time" in told
 
 
+@pytest.mark.parametrize("theirs", ["models/__init__.py", "envs/make.py", "demos.py"])
+def test_what_hides_a_module_of_the_project_is_named_in_one_line(tmp_path: Path, root: Path, theirs: str) -> None:
+    (tmp_path / theirs).parent.mkdir(exist_ok=True)
+    (tmp_path / theirs).touch()
+    if theirs == "envs/make.py":
+        (tmp_path / "envs/__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    for module, bad in (("agent.train", "steps=x"), ("agent.evaluate", "run=none")):
+        arguments = [sys.executable, "-m", module, bad]
+        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert f"{(tmp_path / theirs).parent}" in done.stderr and "in place of this project's" in done.stderr
+
+
+def test_folders_that_hide_nothing_may_be_called_alike(tmp_path: Path, root: Path) -> None:
+    for name in ("configs", "demos", "envs", "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "configs/__init__.py").touch()
+    (tmp_path / "models/weights.bin").touch()
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    arguments = [sys.executable, "-m", "agent.train", "steps=x"]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == "agent.train: steps=x: expected a number\n"
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
     assert "Not a directory" in refused(capsys, *TINY, f"run={tmp_path / 'file' / 'run'}")
