@@ -26,5 +26,6 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], key: str, *, bot
         elif ours != theirs:
             for name in sorted((set(ours) | set(theirs)) - {RECORDED}):
                 if ours.get(name) != theirs.get(name):
-                    return f"{part}.{name} is {ours.get(name)} and {theirs.get(name)}"
+                    hint = " (demos.convert like=PATH gives two sets one scale)" if name in ("low", "high") else ""
+                    return f"{part}.{name} is {ours.get(name)} and {theirs.get(name)}{hint}"
     return None

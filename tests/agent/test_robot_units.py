@@ -220,7 +220,7 @@ def telling(folder: Path, source: Path, **robot: Any) -> Path:
 
 UNITS = {"names": sets.NAMES, "low": [-9.0] * 3, "high": [99.0] * 3}
 OTHERS = [
-    ({"action": UNITS}, "action.high is [52.52, 0.025, 7.0] and [99.0, 99.0, 99.0]"),
+    ({"action": UNITS}, "action.high is [52.52, 0.025, 7.0] and [99.0, 99.0, 99.0] (demos.convert like"),
     ({"action": None}, "action is told by one of them alone"),
     ({"state": {"names": ["y", "x"]}}, "state.names is ['x', 'y'] and ['y', 'x']"),
     ({"dt": 0.02}, "dt is 0.1 and 0.02"),
