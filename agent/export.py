@@ -270,7 +270,8 @@ def _of_the_robot(robot: dict[str, Any]) -> str:
     if (state := robot.get("state")) is not None:
         lines += ["", f"Numbers of the state, in this order: {', '.join(state['names'])}."]
     if (action := robot.get("action")) is not None:
-        lines += ["", "`policy.to_robot(action)` turns an action into the robot's units, from least to greatest:", ""]
+        lines += ["", "`policy.to_robot(action)` turns an action into the robot's units, from least to greatest;"]
+        lines += ["`policy.from_robot(done)` makes what the robot did the `did` of `policy.act(observation, did)`.", ""]
         lines += ["| number | -1 is | 1 is | least | greatest |", "|---|---|---|---|---|"]
         kept = action.get("recorded", action)  # without it the units' own ends
         each = zip(action["names"], action["low"], action["high"], kept["low"], kept["high"], strict=True)

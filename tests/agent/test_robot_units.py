@@ -63,6 +63,7 @@ def test_units_reach_the_card_and_lead_back_to_what_was_recorded(run: Path, tmp_
         with pytest.raises(DeployError, match=r"expected \(3,\), finite"):
             policy.to_robot(bad)
     text = (tmp_path / "policy/README.md").read_text()
+    assert "`policy.from_robot(done)`" in text
     assert "| shoulder | -0.52 | 52.52 | 0 | 52 |" in text and "in this order: x, y." in text
 
 
