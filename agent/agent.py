@@ -99,6 +99,11 @@ class Agent(nn.Module):
         """bf16 products where the size asks for them; distributions, losses and latents stay float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16)
 
+    def set_normaliser(self, states: Tensor) -> None:
+        """Statistics of states (n, d) for the model and for the copy of it that acts from the first episode on."""
+        for world in (self.world, *([] if self.slow is None else [self.slow["world"]])):
+            world.set_normaliser(states)
+
     # ---- acting ----
     @property
     def acting(self) -> tuple[Any, Any]:

@@ -227,6 +227,9 @@ def load_weights(agent: Any, source: Path) -> str:
         fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
         module.load_state_dict(own | fits)
         taken, total = taken + len(fits), total + len(own)
+    reference = getattr(agent.policy, "reference", None)
+    if reference is not None and not any(key.startswith("reference.") for key in state["modules"].get("policy", {})):
+        reference.load_state_dict(agent.policy.actor.state_dict())  # what was cloned: not the weights it began with
     if not taken:
         raise ConfigError(f"init: no tensor of {source} fits this configuration")
     if getattr(agent.world, "normalise", None) is False and agent.world.has_statistics:

@@ -93,7 +93,7 @@ class Trainer:
         key = self.config["obs"]["key"]
         given = [*((demo, True) for demo in self.demos), *((episode, False) for episode in self.dataset)]
         if given and key == "state" and not self.agent.world.has_statistics:  # else weights (init) are used to these
-            self.agent.world.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
+            self.agent.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
         for one, expert in given:
             flags = (one.is_first, one.is_last, one.is_terminal)
             told: dict[str, Any] = {"truth": one.reward, "horizon": self.envs.horizon}

@@ -115,6 +115,35 @@ def test_weights_of_another_run_keep_the_statistics_that_they_are_used_to(
     assert "source normalises states, this run does not" in capsys.readouterr().err
 
 
+def test_what_acts_sees_states_at_the_scale_that_is_learned_on_from_the_first_episode_on(run_dir: Path) -> None:
+    """The averaged copy has no update to copy statistics from before episodes that only seed."""
+    small = (
+        "algo=hype",
+        "obs=state",
+        "data.batch=4",
+        "data.length=2",
+        "data.seed_steps=30",
+        "steps=30",
+        "eval.every=30",
+    )
+    start(run_dir, "algo=hype", *small)
+    modules = state(run_dir)["modules"]
+    assert state(run_dir)["counters"]["updates"] == 0
+    for name in ("mean", "std"):
+        assert torch.equal(modules["slow"][f"world.{name}"], modules["world"][name])
+    assert modules["world"]["mean"].any()
+
+
+def test_a_reference_policy_is_the_clone_of_a_run_that_had_none(tmp_path: Path) -> None:
+    """Else leaving weights that were never trained would cost."""
+    small = ("obs=state", "data.batch=4", "data.length=2", "data.seed_steps=30", "steps=30", "eval.every=30")
+    start(tmp_path / "source", "algo=hype", *small)
+    start(tmp_path / "run", "algo=hyper_bc", f"init={tmp_path / 'source'}", "data.stages=[]", *small)
+    policy = state(tmp_path / "run")["modules"]["policy"]
+    actor = {key.removeprefix("actor."): value for key, value in policy.items() if key.startswith("actor.")}
+    assert actor and all(torch.equal(policy[f"reference.{key}"], value) for key, value in actor.items())
+
+
 @pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, ConfigError, DemoError, OSError])
 def test_a_defect_in_the_middle_of_training_is_seen_and_bad_input_told_in_one_line(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[Exception]
