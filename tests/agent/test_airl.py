@@ -151,7 +151,7 @@ def test_true_reward_is_handed_through() -> None:
     assert x.shape == (4, 3, 1) and torch.equal(reward.reward(x), truth)
     losses, metrics = reward.loss(x, x, truth, truth)
     assert not losses and not metrics and not list(reward.parameters())
-    assert preset("truth") == {"hidden": 16}, "no options"
+    assert set(preset("truth")) == {"hidden", "layers", "act"}, "of the network that predicts it where a model imagines"
 
 
 # ---------------------------------------------------------------------- identification (5.5.5)
