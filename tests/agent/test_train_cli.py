@@ -227,7 +227,7 @@ def test_help_lists_choices_and_keys(capsys: pytest.CaptureFixture[str]) -> None
     assert "algo: aihf" in told and "n_demos: 10" in told and "# stop after this much training time" in told
 
 
-@pytest.mark.parametrize("theirs", ["models/__init__.py", "envs/make.py", "demos.py"])
+@pytest.mark.parametrize("theirs", ["envs/make.py", "demos.py"])
 def test_what_hides_a_module_of_the_project_is_named_in_one_line(tmp_path: Path, root: Path, theirs: str) -> None:
     (tmp_path / theirs).parent.mkdir(exist_ok=True)
     (tmp_path / theirs).touch()
