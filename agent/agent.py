@@ -253,18 +253,17 @@ class Agent(nn.Module):
             reward = penalised(learned, rollout.u, self.penalty)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
         losses, metrics = self.policy.losses(batch)
-        x_expert = reward_net.inputs(pairs.feat, pairs.action, noisy=True)
-        if reward_net.policy_data == "imagined":
-            learner = x.flatten(0, 1), rollout.alive[:-1].flatten()
-        elif reward_net.policy_data == "replay":
-            real = transitions(own, chunk)
-            learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
-        elif reward_net.policy_data == "told":
+        if reward_net.policy_data == "told":
             reward_loss, found = self._told(own, chunk)
-            return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, pairs, learned)
+        elif reward_net.policy_data in ("imagined", "replay"):
+            x_expert = reward_net.inputs(pairs.feat, pairs.action, noisy=True)
+            learner = x.flatten(0, 1), rollout.alive[:-1].flatten()
+            if reward_net.policy_data == "replay":
+                real = transitions(own, chunk)
+                learner = self.reward_inputs(real, noisy=True), real.weight * _own_pairs(chunk)
+            reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(pairs.weight, learner[1]))
         else:  # "fresh", "chunks": `agent.upkeep` plays the reward's rounds
             return losses, metrics | self._diagnostics(rollout, pairs, learned)
-        reward_loss, found = reward_net.loss(x_expert, learner[0], *self._reward_weights(pairs.weight, learner[1]))
         return {"reward": reward_loss, **losses}, metrics | found | self._diagnostics(rollout, pairs, learned)
 
     def reward_inputs(self, pairs: Transitions, truth: Tensor | None = None, *, noisy: bool = False) -> Tensor:

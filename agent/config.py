@@ -70,11 +70,7 @@ _NOT_IDENTITY = (
     "preferences",
     "graph",
 )
-_NOT_IDENTITY_OF_TASK = (
-    "recordings",
-    "learned",
-    "dt",
-)  # of task=own: where recordings lie, and the pace
+_NOT_IDENTITY_OF_TASK = ("recordings", "learned", "dt")  # of task=own: where recordings lie, the pace
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir() and not p.name.startswith("_"))
 
 

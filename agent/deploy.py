@@ -218,8 +218,8 @@ def play(policy: Deployed, env: Any, seed: int, *, pace: bool) -> Episode:
 
 def _check_robot(card: Mapping[str, Any], recordings: Path) -> None:
     """Raise DeployError where the recordings tell of another robot than the card does; DemoError."""
-    from agent.robot import differing
     from demos import dataset
+    from demos.robot import differing
 
     key = card["obs"]["key"]
     (first,) = dataset.load(recordings, limit=1, obs_keys=(key,))

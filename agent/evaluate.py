@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from agent.finished import command, open_envs, open_run, restore
+from demos.dataset import write_atomic
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -83,7 +84,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
 
     Raises:
         ConfigError, CheckpointError: no run, no checkpoint, or a seed range that training was monitored with.
-        EnvError: the task cannot run here. OSError: the results cannot be written.
+        EnvError: the task cannot run here. DemoError: the results cannot be written.
     """
     import torch
 
@@ -146,7 +147,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         of = "eval" if options.weights == "last" else f"eval-{options.weights}"
         named = zip(("best", "worst"), ends, strict=True)
         report["videos"] = {n: _video(options.run, f"{of}-{n}-episode", n, kind, t) for n, t in named}
-    _write(options.run / REPORT[options.weights], report)
+    write_atomic(options.run / REPORT[options.weights], json.dumps(report, indent=1).encode())
     _print(report, options.run, stream)
     return report
 
@@ -220,16 +221,6 @@ def _video(run: Path, file: str, name: str, kind: str, trace: Trace) -> str:
     video.write_gif(path, frames, fps=20)
     video.write_mp4(path.with_suffix(".mp4"), frames, fps=20)
     return str(path.relative_to(run))
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    """Write JSON so that `path` afterwards holds all of it or what it held before."""
-    temporary = path.with_name(f"tmp-{path.name}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:

@@ -29,7 +29,7 @@ from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
 from agent.finished import command, open_run, rebuild, robot_of
-from agent.robot import UNSEEN
+from demos.robot import UNSEEN
 from envs import frames
 from envs.base import pace
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent import robot
 from agent.build import ConfigError
-from demos import dataset, preferences
+from demos import dataset, preferences, robot
 from demos.preferences import Comparisons
 from envs.episode import Episode
 

@@ -107,11 +107,11 @@ def _episodes(options: Options, config: dict[str, Any]) -> tuple[list[tuple[Path
     key = config["obs"]["key"]
     given: dict[str, Any] = {"task": named(config, task), "limit": limit, "obs_keys": (key,)}
     try:
-        found, told = dataset.load_named(path, rewards=True, **given), True
+        found, told = list(dataset.stream(path, rewards=True, **given)), True
     except DemoError as error:
         if error.key != "reward":
             raise
-        found, told = dataset.load_named(path, **given), False
+        found, told = list(dataset.stream(path, **given)), False
     for file, episode in found:
         dataset.fits(file, episode.meta, ("action", key), config["task"]["options"])
     return found, told

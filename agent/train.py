@@ -243,7 +243,7 @@ def _check_robot(config: Mapping[str, Any], source: Path, told: Mapping[str, Any
     from agent.config import read_config
     from agent.finished import robot_of
     from agent.given import simulated
-    from agent.robot import differing
+    from demos.robot import differing
 
     both = not simulated(config) and not simulated(read_config(source / "config.yaml"))
     differs = differing(robot_of(source) or {}, told or {}, config["obs"]["key"], both=both)

@@ -18,6 +18,7 @@ import numpy as np
 from demos import cli, dataset, formats, robot
 from demos.errors import DemoError
 from demos.formats import own
+from demos.formats.wanted import Wanted
 from demos.redraw import redrawn
 from envs.episode import Episode
 from envs.errors import nearest
@@ -130,7 +131,7 @@ def _of(like: Path) -> dict[str, Any]:
             raise DemoError(card, "like", f"is no readable JSON ({error})") from error
         told = told.get("robot") if isinstance(told, dict) else None
     else:
-        told = next(iter(formats.read(dataset.files(like)[0], ("state",)))).meta.get("robot")
+        told = next(iter(formats.read(dataset.files(like)[0], Wanted(keys=("state",))))).meta.get("robot")
     found = robot.scale(told)
     if found is None:
         raise DemoError(like, "like", "tells no low and high of the robot's actions")

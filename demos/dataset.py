@@ -19,6 +19,7 @@ import numpy as np
 from demos import formats, robot
 from demos.errors import DemoError
 from demos.formats import lerobot, minari, own
+from demos.formats.wanted import ALL, Wanted
 from envs.episode import Episode, EpisodeError
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "fits",
     "instructions",
     "load",
-    "load_named",
     "make_folder",
     "mixed",
     "read",
@@ -76,7 +76,7 @@ def load(
         DemoError: anything wrong with the path or a file, including episodes that differ in task, action size or
             observation size, or that were made with other options.
     """
-    found = load_named(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera)
+    found = list(stream(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera))
     for file, episode in found:
         fits(file, episode.meta, ("action", *episode.obs), options or {})
     episodes = [episode for _, episode in found]
@@ -85,19 +85,6 @@ def load(
         _MIXED.add(str(path))  # training and its evaluations load the same
         print(told, file=sys.stderr)
     return episodes
-
-
-def load_named(
-    path: str | Path,
-    *,
-    task: str | None = None,
-    limit: int | None = None,
-    obs_keys: Sequence[str] | None = ("image",),
-    rewards: bool = False,
-    camera: str | None = None,
-) -> list[tuple[Path, Episode]]:
-    """As `load`, with the file that each episode came from."""
-    return list(stream(path, task=task, limit=limit, obs_keys=obs_keys, rewards=rewards, camera=camera))
 
 
 def stream(
@@ -110,13 +97,15 @@ def stream(
     camera: str | None = None,
     instruction: str | None = None,
 ) -> Iterator[tuple[Path, Episode]]:
-    """As `load_named`, one episode after the other, so that not all of them are in memory; those with an instruction
-    alone, if one is given. DemoError where there are none.
+    """As `load`, with the file that each episode came from, and one after the other, so that not all of them are in
+    memory; whether they fit a task's options is not asked. instruction: those with this one alone. DemoError where
+    there are none.
     """
     if limit is not None and limit < 1:
         raise DemoError(path, "limit", f"is {limit}; expected at least 1")
     first: tuple[Path, Episode] | None = None
-    for file, episode in itertools.islice(_episodes(files(path), rewards, obs_keys, camera, instruction), limit):
+    wanted = Wanted(obs_keys, camera, instruction)
+    for file, episode in itertools.islice(_episodes(files(path), wanted, rewards=rewards), limit):
         if task is not None and episode.meta.get("task") != task:
             by = f", by {episode.meta['task_by']}" if "task_by" in episode.meta else ""
             raise DemoError(file, "task", f"is {episode.meta.get('task')!r}{by}; this run is about {task!r}")
@@ -154,16 +143,10 @@ def read(path: str | Path) -> list[Episode]:
     return [episode for _, episode in _episodes([Path(path)])]
 
 
-def _episodes(
-    paths: Iterable[Path],
-    rewards: bool = False,
-    obs_keys: Sequence[str] | None = None,
-    camera: str | None = None,
-    instruction: str | None = None,
-) -> Iterator[tuple[Path, Episode]]:
+def _episodes(paths: Iterable[Path], wanted: Wanted = ALL, *, rewards: bool = False) -> Iterator[tuple[Path, Episode]]:
     """The checked episodes of one file after the other, each file opened only when its first episode is asked for."""
     for path in paths:
-        decoded = formats.read(path, obs_keys, camera, instruction)
+        decoded = formats.read(path, wanted)
         for number, episode in enumerate(decoded):
             try:
                 checked = check(path, episode, rewards=rewards)
@@ -171,7 +154,7 @@ def _episodes(
                 if isinstance(decoded, list) and len(decoded) == 1:
                     raise
                 raise DemoError(path, error.key, f"{error.reason} (episode {number} of the file)") from error
-            if instruction is None or instruction in instructions(checked):
+            if wanted.instruction is None or wanted.instruction in instructions(checked):
                 yield path, checked
 
 
@@ -374,9 +357,6 @@ def _agree(path: Path, episode: Episode, first_path: Path, first: Episode) -> No
     for key, (here, there) in pairs.items():
         if here != there:
             raise DemoError(path, key, f"is {here}, but {there} in {first_path.name}: not one data set")
-    here, there = (one.meta.get("robot", {}) for one in (episode, first))
-    odd = [key for key in ("action", "state", "camera", "dt") if here.get(key) != there.get(key)]
-    if odd:
-        hint = ": demos.convert has like=PATH for one scale of several sets" if "action" in odd else ""
-        reason = f"{', '.join(odd)} differ from {first_path.name}'s: not one data set{hint}"
-        raise DemoError(path, "robot", reason)
+    differs = robot.differing(*(one.meta.get("robot", {}) for one in (episode, first)))
+    if differs is not None:
+        raise DemoError(path, "robot", f"{differs}; here and in {first_path.name}: not one data set")

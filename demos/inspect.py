@@ -116,8 +116,8 @@ def _table(
     table.add_column("sub-tasks done: row", ratio=1)
     table.add_column("checksum", no_wrap=True)
     kinds = {path: formats.sniff(path).NAME for path in dict.fromkeys(paths)}
-    for number, path in enumerate(paths, start=1):
-        episode, done = episodes[number - 1], known[number - 1]
+    rows = zip(paths, episodes, checksums, known, strict=True)
+    for number, (path, episode, checksum, done) in enumerate(rows, start=1):
         action = episode.action[1:]
         table.add_row(
             str(number),
@@ -131,7 +131,7 @@ def _table(
             _return(episode),
             escape(_end(episode)),
             escape(done.words()),
-            checksums[number - 1],
+            checksum,
         )
     return table
 

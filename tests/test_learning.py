@@ -72,19 +72,19 @@ IMAGINED = ("n_demos=10", "steps=1500", "eval.every=1500", "log_every=100", "dat
             "size.clone=0", "optim.world.lr=1e-3", "optim.actor.lr=3e-4", "optim.critics.lr=1e-3",
             "optim.reward.lr=1e-3")  # fmt: skip
 SMOOTH = ("reward.noise=0", "reward.gp=bound", "reward.gp_weight=1")
-METHODS = {"cmil": (*SMOOTH, "penalty.alpha=0.3"), "vmail": SMOOTH}
+CMIL = ("algo=cmil", *IMAGINED, *SMOOTH, "penalty.alpha=0.3")
 
 
 def test_imagination_alone_learns_line_from_pixels(run_dir: Path) -> None:
     """Without a demonstrated action half of the expert's score, the discriminator's work alone."""
-    train(run_dir, "algo=cmil", *IMAGINED, *METHODS["cmil"])
+    train(run_dir, *CMIL)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
 
 
 def test_vmail_learns_line_from_pixels(run_dir: Path) -> None:
     """Which never clones: 90 % of the expert."""
-    train(run_dir, "algo=vmail", *IMAGINED, *METHODS["vmail"])
+    train(run_dir, "algo=vmail", *IMAGINED, *SMOOTH)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.9 * expert.mean(), (mode.mean(), expert.mean())
 
@@ -93,7 +93,7 @@ def test_imagination_follows_the_reward(run_dir: Path, monkeypatch: pytest.Monke
     """The same with its sign turned: the goal is what the policy keeps away from."""
     honest = BCEReward.reward
     monkeypatch.setattr(BCEReward, "reward", lambda self, x: -honest(self, x))
-    train(run_dir, "algo=cmil", *IMAGINED, *METHODS["cmil"])
+    train(run_dir, *CMIL)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) > 0.1 and mode.mean() < 0.3 * expert.mean(), (mode.mean(), chance.mean())
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from demos.errors import DemoError
 from demos.formats import cmil, d4rl, hdf5, lerobot, minari, npz, own, robomimic
+from demos.formats.wanted import ALL, Wanted
 from envs.episode import Episode
 
 
@@ -27,16 +28,8 @@ class Format(Protocol):
 class Filmed(Format, Protocol):
     """What a format offers whose files may hold the pictures of several cameras, and more than is wanted."""
 
-    def read(
-        self,
-        path: Path,
-        *,
-        keys: Collection[str] | None = None,
-        camera: str | None = None,
-        instruction: str | None = None,
-    ) -> Iterable[Episode]:
-        """Decode one episode after the other. keys: the observations that are wanted (None: all), `camera`'s pictures
-        among them. instruction: episodes with another one may be left out."""
+    def read(self, path: Path, wanted: Wanted = ALL) -> Iterable[Episode]:
+        """Decode one episode after the other, of which no more than is wanted need be read."""
 
 
 _FILMED: dict[str, Filmed] = {module.NAME: module for module in (robomimic, lerobot)}
@@ -63,23 +56,17 @@ def sniff(path: Path) -> Format:
     raise DemoError(path, "file", f"is of no known format: {known}")
 
 
-def read(
-    path: Path,
-    keys: Collection[str] | None = None,
-    camera: str | None = None,
-    instruction: str | None = None,
-) -> Iterable[Episode]:
+def read(path: Path, wanted: Wanted = ALL) -> Iterable[Episode]:
     """The episodes of a file of any known format, without judging their contents; a list where all are decoded at once.
-
-    keys: observations that are wanted, None: all; a format may decode more. camera: whose pictures, where there are
-    several. instruction: the one that is wanted, None: any; a format may decode episodes with others, too.
 
     Raises:
         DemoError: see `sniff` and the format's own `read`; a camera is asked for that the format cannot have.
     """
     module = sniff(path)
     if module.NAME in _FILMED:
-        return _FILMED[module.NAME].read(path, keys=keys, camera=camera, instruction=instruction)
-    if camera is not None:
-        raise DemoError(path, "camera", f"{camera!r} is asked for; files of the format {module.NAME} name no cameras")
+        return _FILMED[module.NAME].read(path, wanted)
+    if wanted.camera is not None:
+        raise DemoError(
+            path, "camera", f"{wanted.camera!r} is asked for; files of the format {module.NAME} name no cameras"
+        )
     return module.read(path)

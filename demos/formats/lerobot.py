@@ -30,7 +30,7 @@ Layouts, by codebase_version:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ import numpy as np
 from demos.errors import DemoError
 from demos.formats import cameras, parquet, transitions
 from demos.formats.lerobot_index import EPISODE, INFO, Index, Piece, index, root_of
+from demos.formats.wanted import ALL, Wanted
 from demos.robot import unit
 from envs.episode import Episode
 
@@ -65,20 +66,11 @@ def can_read(path: Path) -> bool:
     return root_of(path) is not None
 
 
-def read(
-    path: Path,
-    *,
-    keys: Collection[str] | None = None,
-    camera: str | None = None,
-    instruction: str | None = None,
-) -> Iterator[Episode]:
+def read(path: Path, wanted: Wanted = ALL) -> Iterator[Episode]:
     """Decode the episodes of one Parquet file one after the other; obs is "state" and "image", as far as there are.
 
-    Args:
-        path: the file.
-        keys: the observations that are wanted; None: all. Videos are opened only for "image".
-        camera: whose pictures; see `demos.formats.cameras.choose`.
-        instruction: episodes with others stay unread.
+    Videos are opened only where pictures are wanted (`demos.formats.cameras.choose` says whose), and episodes with
+    other instructions stay unread.
 
     Raises:
         DemoError: a damaged, missing or contradictory file, NaN, lengths that differ, an action outside the range that
@@ -91,9 +83,9 @@ def read(
     pieces = [piece for piece in found.pieces if piece.data == path]
     if not pieces:
         raise DemoError(path, "file", "no episode of the data set's meta lies in it")
-    chosen = cameras.choose(found.info, found.cameras, camera) if keys is None or "image" in keys else None
+    chosen = cameras.choose(found.info, found.cameras, wanted.camera) if wanted.pictures else None
     for piece in pieces:
-        if instruction is None or instruction in piece.tasks:
+        if wanted.instruction is None or wanted.instruction in piece.tasks:
             yield _episode(found, piece, chosen)
 
 

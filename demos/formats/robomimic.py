@@ -28,7 +28,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import numpy as np
 
 from demos.errors import DemoError
 from demos.formats import cameras, hdf5, transitions
+from demos.formats.wanted import ALL, Wanted
 from envs.episode import Episode
 
 NAME = "robomimic"
@@ -58,20 +59,10 @@ def can_read(path: Path) -> bool:
         return hdf5.members(path, file, "data") is not None
 
 
-def read(
-    path: Path,
-    *,
-    keys: Collection[str] | None = None,
-    camera: str | None = None,
-    instruction: str | None = None,
-) -> Iterator[Episode]:
+def read(path: Path, wanted: Wanted = ALL) -> Iterator[Episode]:
     """Decode the demonstrations of one file one after the other; obs is "state" and "image", as far as there are.
 
-    Args:
-        path: the file.
-        keys: the observations that are wanted; None: all. Pictures are read only for "image".
-        camera: whose pictures; see `demos.formats.cameras.choose`.
-        instruction: these files tell none, so that it leaves nothing out here.
+    Pictures are read only where they are wanted; `demos.formats.cameras.choose` says whose.
 
     Raises:
         DemoError: damaged file, missing key, wrong shape, lengths that differ, NaN, next observations that are not
@@ -94,8 +85,7 @@ def read(
             elif first != (plain, pictures):
                 told = ", ".join(sorted({*plain, *pictures} ^ {*first[0], *first[1]})) or "their kinds"
                 raise DemoError(path, f"{key}/obs", f"has other observations than the demonstration before: {told}")
-            seen = keys is None or "image" in keys
-            chosen = cameras.choose(path, pictures, camera) if seen else None
+            chosen = cameras.choose(path, pictures, wanted.camera) if wanted.pictures else None
             yield _episode(path, group, plain, chosen, {**meta, "episode": int(name.partition("_")[2])})
 
 

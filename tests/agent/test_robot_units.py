@@ -14,9 +14,8 @@ import pytest
 from agent import deploy, export, record, train
 from agent.deploy import Deployed, DeployError
 from agent.given import gather
-from agent.robot import differing
 from demos import convert, dataset
-from demos.robot import unit
+from demos.robot import differing, unit
 from envs.episode import Episode, to_pairs
 from envs.frames import small
 from tests.agent.recorded import line
