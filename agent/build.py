@@ -227,6 +227,12 @@ def _check_effect(config: Config, world: Any, reward: Any, policy: Any, offline:
         )
     if starts.get("env_reset", 0.0) > 0 and offline:
         raise ConfigError("starts.env_reset: a method that learns from a data set steps no environment")
+    rounds = reward is not None and reward.policy_data in ("fresh", "tracks")
+    if starts.get("env_reset", 0.0) >= 1 and rounds and config["data"]["reward_fresh"] == 0:
+        raise ConfigError(
+            "starts.env_reset=1: the reward compares episodes from the task's own start (algorithms 3.5), and there "
+            "would be none: data.reward_fresh=4, or less than 1"
+        )
     if reward is not None and reward.noise_in_reward and policy.wants != "rollout":
         raise ConfigError("reward.noise_in_reward: only rewards of imagined rollouts see the discriminator's input")
 

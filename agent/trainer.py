@@ -109,7 +109,7 @@ class Trainer:
         self.recent = [int(i) for i in state["recent"]]
         self.chosen.load_state_dict(state.get("chosen", []))
         self.early_stop.weights = state["held_out"]
-        checkpoint.set_rng_state(state["rng"], {"chunks": self.rng, "seeds": self.seeds})
+        self._set_random_state(state["rng"])
 
     def save(self) -> None:
         """Write a checkpoint. Raises CheckpointError (the previous one is intact then)."""
@@ -127,7 +127,7 @@ class Trainer:
             "chosen": self.chosen.state_dict(),
             "held_out": self.early_stop.weights,
             "logger_lines": self.logger.lines,
-            "rng": checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds}),
+            "rng": self._random_state(),
         }
         checkpoint.save(self.run_dir / "checkpoint", state, fingerprint=fingerprint(self.config))
         self.replay.commit()
@@ -237,14 +237,38 @@ class Trainer:
     def _learn(self) -> None:
         """The updates that are pending."""
         while not self.stop and self.counters["pending"] >= 1:
-            if self.upkeep is not None:
-                recent = self._recent()
-                if recent is None:
-                    return
-                self._keep_metrics(self.upkeep.before(self.counters, self.rng, recent))
+            if self.upkeep is not None and not self._upkeep(self.upkeep):
+                return
             self._update(self.parts, "training")
             self.counters["pending"] -= 1
             self._save_if_due()
+
+    def _upkeep(self, upkeep: Upkeep) -> bool:
+        """Fits and rounds that are due before the next update; False when the user interrupts. A round looks at the
+        newest episodes, or at ``reward_fresh`` new ones, which count as environment steps but go nowhere else.
+
+        Raises FitStopped; a resumed run then collects the same new ones again.
+        """
+        if self.data["reward_fresh"] == 0 or not upkeep.round_due(self.counters):
+            self._keep_metrics(upkeep.before(self.counters, self.rng, self.recent))
+            return True
+        before, counted = self._random_state(), dict(self.counters)
+        if (fresh := self._fresh()) is None:
+            return False
+        try:
+            self._keep_metrics(upkeep.before(self.counters, self.rng, fresh))
+        except FitStopped:
+            self._set_random_state(before)
+            self.counters.clear()
+            self.counters.update(counted)
+            raise
+        return True
+
+    def _random_state(self) -> Any:
+        return checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
+
+    def _set_random_state(self, state: Any) -> None:
+        checkpoint.set_rng_state(state, {"chunks": self.rng, "seeds": self.seeds})
 
     def _collect(self) -> None:
         """Whole episodes with the acting policy; steps below ``seed_steps`` are not followed by updates."""
@@ -271,7 +295,7 @@ class Trainer:
 
     def _play(self, number: int, *, resets: bool) -> list[tuple[Trace, Reset | None]]:
         """Episodes with the acting policy and where they began; none when the user interrupts."""
-        before = checkpoint.rng_state({"chunks": self.rng, "seeds": self.seeds})
+        before = self._random_state()
         seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=number).tolist()
         starts = [self._env_start() if resets else None for _ in seeds]
         mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
@@ -280,19 +304,13 @@ class Trainer:
                 self.agent, self.envs, seeds, mode=mode, noise=noise, starts=starts, should_stop=lambda: self.stop
             )
         except Interrupted:  # as if it had not begun: a resumed run collects the same episodes again
-            checkpoint.set_rng_state(before, {"chunks": self.rng, "seeds": self.seeds})
+            self._set_random_state(before)
             return []
         return list(zip(traces, starts, strict=True))
 
-    def _recent(self) -> Sequence[int] | RowPairs | None:
-        """What the reward's rounds look at: the newest episodes, or, when a round is due, ``reward_fresh`` new ones,
-        which count as environment steps but go nowhere else. None when the user interrupts.
-        """
-        number = self.data["reward_fresh"]
-        assert self.upkeep is not None
-        if number == 0 or not self.upkeep.round_due(self.counters):
-            return self.recent
-        played = [trace for trace, _ in self._play(number, resets=False)]
+    def _fresh(self) -> RowPairs | None:
+        """Pairs of new episodes for a round of the reward; None when the user interrupts."""
+        played = [trace for trace, _ in self._play(self.data["reward_fresh"], resets=False)]
         for trace in played:
             self.counters["env_steps"] += trace.steps
             self.counters["env_steps/reward"] += trace.steps
@@ -300,8 +318,12 @@ class Trainer:
         return pairs_of(rows) if rows else None
 
     def _env_start(self) -> Reset | None:
-        """FILTER: with probability ``starts.env_reset`` a moment of the demonstrations."""
+        """FILTER: with probability ``starts.env_reset`` a moment of the demonstrations. Where the reward looks at the
+        newest episodes from the task's own start (algorithms 3.5, H6), one of those comes first.
+        """
         if self.agent.starts.env_reset == 0 or self.seeds.random() >= self.agent.starts.env_reset:
+            return None
+        if not self.recent and self.data["reward_fresh"] == 0:
             return None
         return a_moment([d.sim_state for d in self.demos if d.sim_state is not None], self.seeds)
 

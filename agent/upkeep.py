@@ -69,7 +69,9 @@ class Upkeep:
             counters["reward_rounds"] += 1
             found |= self.rounds.play(int(counters["reward_rounds"]), rng, recent)
         if self.agent.memory is not None and self._due("imagine", done):
-            found |= self.imagine(counters[self.clock], rng)
+            step = counters[self.clock]
+            # episodes for the reward alone are no practice: rollouts grow with what the policy has learned from
+            found |= self.imagine(step - counters["env_steps/reward"], rng, step / max(1, self.total))
         return found
 
     def round_due(self, counters: Mapping[str, float]) -> bool:
@@ -102,8 +104,10 @@ class Upkeep:
         return int(low + (high - low) * min(1.0, max(0.0, (step - begin) / max(1.0, end - begin))))
 
     @torch.no_grad()
-    def imagine(self, step: float, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Rollouts with the sampled policy from the agent's kind of starts, into the memory."""
+    def imagine(self, step: float, rng: np.random.Generator, through: float) -> dict[str, Tensor]:
+        """Rollouts with the sampled policy from the agent's kind of starts, into the memory. step: of practice, by
+        which their length grows; through: share of the run that is over, by which a window of starts moves.
+        """
         agent = self.agent
         assert agent.memory is not None
         horizon = self.horizon(step)
@@ -113,7 +117,7 @@ class Upkeep:
         own = self._states(self.replay.pairs("online") if self.replay.ids("online") else self.replay.pairs(), n, rng)
         demo = own
         if self.replay.ids("expert"):
-            low, high = agent.starts.expert_range(step / max(1, self.total))
+            low, high = agent.starts.expert_range(through)
             pairs = self.replay.pairs("expert")
             steps = np.bincount(pairs.episode)[pairs.episode]  # a state lasts from its position to the next one's
             demo = self._states(pairs, n, rng, ((pairs.time + 1) / steps > low) & (pairs.position <= high))

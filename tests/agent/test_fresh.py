@@ -13,7 +13,9 @@ from agent.build import ConfigError
 from agent.data import RowPairs
 from agent.rounds import RewardRounds
 from agent.trainer import Trainer
+from agent.upkeep import Upkeep
 from envs.toy import LINE_SPEED, LineEnv
+from models.mlp_ensemble import MLPEnsemble
 from tests.agent.runs import LocalVector, assert_same, lines, local, start, state
 from tests.agent.test_ending import build
 from tests.agent.test_trainer import at_call
@@ -99,3 +101,52 @@ def test_methods_without_rounds_on_new_episodes_refuse_them() -> None:
     for algo in ("gail", "value_dice"):
         with pytest.raises(ConfigError, match=r"data\.reward_fresh: episodes of their own"):
             build(algo, "state", "data.reward_fresh=4")
+
+
+def test_a_run_stopped_in_a_fit_after_them_continues_exactly(run_dir: Path, tmp_path: Path) -> None:
+    """They were played for a round that never came: played and counted again, by the same weights and seeds."""
+    given = (*RUN, "algo=hyper_official", "data.fit_every=30", "data.rollouts_per_step=2", "data.memory=2000",
+             "world_model.hidden=32", "world_model.max_epochs=2", "world_model.patience=1")  # fmt: skip
+    start(run_dir, *given)
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, MLPEnsemble, "fit", 2, lambda: signal.raise_signal(signal.SIGINT))
+        start(tmp_path / "parts", *given, expect=130)
+    counters = state(tmp_path / "parts")["counters"]
+    assert (counters["env_steps/reward"], counters["reward_rounds"]) == (60, 1), "those of the first round alone"
+    start(tmp_path / "parts", *given)
+    assert_same(run_dir, tmp_path / "parts")
+
+
+def test_rollouts_grow_with_practice_and_windows_with_the_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes for the reward alone count, and are no practice (algorithms 3.6, HR8)."""
+    seen = []
+    imagine = Upkeep.imagine
+
+    def noted(self: Upkeep, step: float, rng: Any, through: float) -> Any:
+        seen.append((step, through))
+        return imagine(self, step, rng, through)
+
+    monkeypatch.setattr(Upkeep, "imagine", noted)
+    start(run_dir, *RUN, "algo=hyper_official", "data.fit_every=30", "data.imagine_every=30",
+          "data.rollouts_per_step=2", "data.memory=2000", "world_model.hidden=32", "world_model.max_epochs=1",
+          "world_model.patience=1")  # fmt: skip
+    # an episode of 30 steps seeds; before each update of the next ones a round has just played two
+    assert seen == [(60.0, 120 / 240), (90.0, 210 / 240), (120.0, 300 / 240)]
+
+
+def test_a_reward_never_sees_episodes_that_began_elsewhere(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without episodes of its own it looks at the newest that began at the task's start, so that one comes first."""
+    seen: list[list[int]] = []
+    play = RewardRounds.play
+
+    def noted(self: RewardRounds, k: int, rng: Any, recent: Any) -> Any:
+        seen.append(list(recent))
+        return play(self, k, rng, recent)
+
+    monkeypatch.setattr(RewardRounds, "play", noted)
+    start(run_dir, *RUN, "algo=hype_filter", "starts.env_reset=0.99", "data.reward_fresh=0", "steps=150")
+    assert len(seen) >= 2 and all(seen), "no round without one"
+    whole = {entry[0] for entry in state(run_dir)["replay"]["episodes"] if entry[2] == LineEnv.horizon + 1}
+    assert set().union(*seen) <= whole
+    with pytest.raises(ConfigError, match=r"env_reset=1: the reward compares episodes from the task's own start"):
+        build("hype_filter", "state", "starts.env_reset=1", "data.reward_fresh=0")

@@ -185,7 +185,7 @@ def test_rounds_join_demonstrations_and_the_named_episodes(replay: Replay) -> No
 
 def test_imagined_transitions_follow_each_other(replay: Replay) -> None:
     work = upkeep(replay, penalty="ens_std_mean")
-    found = work.imagine(150.0, np.random.default_rng(0))
+    found = work.imagine(150.0, np.random.default_rng(0), 0.15)
     memory = work.agent.memory
     assert work.horizon(150.0) == 2 and memory.filled == 40 == int(found["model/imagined"])
     first, second = memory.feat[:20, 0], memory.feat[20:40, 0]
@@ -198,7 +198,7 @@ def test_imagined_transitions_follow_each_other(replay: Replay) -> None:
 def test_terminated_rollouts_end(replay: Replay) -> None:
     episode(replay, 990, rows=11)
     work = upkeep(replay, MixtureStarts(0.0))
-    work.imagine(200.0, np.random.default_rng(0))
+    work.imagine(200.0, np.random.default_rng(0), 0.2)
     memory = work.agent.memory
     feat, ahead, done = (getattr(memory, k)[: memory.filled] for k in ("feat", "next_feat", "done"))
     assert done.sum() > 0 and torch.equal(done[:, None], (ahead >= 1000).float())
@@ -210,13 +210,13 @@ def test_expert_resets_and_their_window(replay: Replay) -> None:
     rng = np.random.default_rng(0)
     for step, low, high in ((0.0, 1.0, 1.0), (500.0, 0.5, 0.75), (1000.0, 0.0, 0.25)):
         work.agent.memory = TransitionMemory(1, 1, 500)
-        work.imagine(step, rng)
+        work.imagine(step, rng, step / 1000)
         position = (work.agent.memory.feat[:20, 0] - 500) / 10
         if low == 1:  # the last state that an action was taken in
             low = 0.9
         assert bool(((position >= low) & (position <= high)).all()), step
     plain = upkeep(replay, MixtureStarts(0.5))
-    plain.imagine(0.0, rng)
+    plain.imagine(0.0, rng, 0.0)
     share = float((plain.agent.memory.feat[:20, 0] >= 500).float().mean())
     assert 0 < share < 1
 
@@ -240,7 +240,7 @@ def test_imagination_begins_in_every_state_alike(replay: Replay, expert: bool) -
 def test_every_depth_of_a_rollout_fits_into_the_memory(replay: Replay) -> None:
     """Otherwise later steps push out the starts, and expert resets with them."""
     work = upkeep(replay, MixtureStarts(1.0), rollouts_per_step=1000.0)
-    work.imagine(200.0, np.random.default_rng(0))
+    work.imagine(200.0, np.random.default_rng(0), 0.2)
     memory = work.agent.memory
     depth = work.horizon(200.0)
     assert memory.capacity - depth < memory.filled <= memory.capacity and depth == 3
@@ -271,7 +271,7 @@ def test_cadences_that_come_once_or_start_later(replay: Replay) -> None:
     work = upkeep(replay, updates_per_step=1.0, fit_every=0, reward_every=6, reward_start=4, episodes_per_cycle=0)
     counters, rng, horizons = defaultdict(float), np.random.default_rng(0), []
     real = work.imagine
-    work.imagine = lambda step, rng: horizons.append(step) or real(step, rng)  # type: ignore[method-assign]
+    work.imagine = lambda step, *rest: horizons.append(step) or real(step, *rest)  # type: ignore[method-assign]
     rounds = []
     for update in range(17):
         before = counters["reward_rounds"]
