@@ -124,7 +124,7 @@ class RewardRounds:
             policy, more = self._rollouts(expert)
             kinds = self._tracks(expert), policy
         else:
-            kinds = self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))
+            kinds = self._played(recent)
         told = {"tracks": tuple((t.track, t.number) for t in kinds)} if agent.reward.needs_tracks else {}
         for _ in range(self.data["reward_steps"]):
             (x_expert, w_expert), (x_policy, w_policy) = (self._batch(tracks, rng) for tracks in kinds)
@@ -170,7 +170,7 @@ class RewardRounds:
         reward, classifier = self.agent.reward, self.agent.optimisers["classifier"]
         found: dict[str, Tensor] = {}
         more: dict[str, Tensor] = {}
-        kinds = [self._tracks(self.replay.pairs("expert")), self._tracks(self._newest(recent))]
+        kinds = self._played(recent)
         x = [reward.inputs(tracks.feat, tracks.action, noisy=True) for tracks in kinds]
         for _ in range(reward.ratio_steps):
             rows = (torch.from_numpy(rng.integers(0, len(each), reward.ratio_batch)).to(each.device) for each in x)
@@ -224,12 +224,20 @@ class RewardRounds:
         x = agent.reward.inputs(z.feat, action, noisy=False)
         return Weighted(x, point_weights(c, expert, agent.reward.threshold), expert)
 
-    def _newest(self, recent: Recent) -> RowPairs:
-        return recent if isinstance(recent, RowPairs) else self.replay.pairs("online", recent or None)
+    def _played(self, recent: Recent) -> tuple[Tracks, Tracks]:
+        """Demonstrations and the newest episodes. Where whole trajectories are compared, these are cut where the
+        longest demonstration ended by the clock, so that sums of both have as many terms (algorithms 4.5).
+        """
+        expert = self.replay.pairs("expert")
+        longest = int(expert.time.max())
+        cut = (self.agent.reward.needs_weights or self.whole) and not expert.done[expert.time == longest].any()
+        own = recent if isinstance(recent, RowPairs) else self.replay.pairs("online", recent or None)
+        return self._tracks(expert), self._tracks(own, longest + 1 if cut else 0)
 
-    def _tracks(self, pairs: RowPairs) -> Tracks:
-        """Of each episode the first ``reward_horizon`` pairs (0: all), as tensors."""
+    def _tracks(self, pairs: RowPairs, limit: int = 0) -> Tracks:
+        """Of each episode the first ``reward_horizon`` pairs (0: all), and no more than ``limit``, as tensors."""
         kept = pairs.time < (self.data["reward_horizon"] or len(pairs.time))
+        kept &= pairs.time < (limit or len(pairs.time))
         action, time, done, track = (
             self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done, pairs.episode)
         )

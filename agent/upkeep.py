@@ -96,7 +96,22 @@ class Upkeep:
         x, act, y = self._feat(obs), self._tensor(action), self._feat(ahead)
         found = self.agent.world.fit(x, act, y, self.should_stop, weight if len(parts) > 1 else None)
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
+        found |= self._doubt(obs, act)
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}
+
+    @torch.no_grad()
+    def _doubt(self, obs: np.ndarray, action: Tensor) -> dict[str, float]:
+        """u on transitions that the model has not seen. How many times as large it is along rollouts (``model/u``)
+        tells how far these leave the data (algorithms 2.3). Looking does not change the training's random numbers.
+        """
+        agent = self.agent
+        if agent.penalty.u is None or (rows := agent.world.held_out) is None:
+            return {}
+        z = agent.world.latent(self._tensor(obs[rows.cpu().numpy()]))
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            u = stepped(agent.world, z, action[rows], agent.penalty)[1]
+        return {"u_held_out": float(u.mean())}
 
     def horizon(self, step: float) -> int:
         """Length of imagined rollouts: from ``rollout_horizon[0]`` to ``[1]`` between steps ``[2]`` and ``[3]``."""

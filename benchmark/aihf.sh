@@ -26,6 +26,6 @@ for seed in "${seeds[@]:-0}"; do
   done
   ((pairs > 0)) || continue
   # comparisons alone: the demonstration sets the scale of states and no more
-  train algo=aihf demos="$demos" reward.w_demo=0 preferences="$file" seed="$seed" run="$out/rlhf-$pairs-s$seed"
+  train algo=rlhf demos="$demos" preferences="$file" seed="$seed" run="$out/rlhf-$pairs-s$seed"
   python -m agent.evaluate run="$out/rlhf-$pairs-s$seed" episodes=20 seed=1000
 done

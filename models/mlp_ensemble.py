@@ -121,6 +121,7 @@ class MLPEnsemble(nn.Module):
         for name, size in (("std", feat + action), ("delta_std", feat)):
             self.register_buffer(name, torch.ones(size))
         self.register_buffer("elites", torch.arange(elites))
+        self.held_out: Tensor | None = None
 
     # ---- prediction ----
     def inputs(self, feat: Tensor, action: Tensor) -> Tensor:
@@ -229,8 +230,9 @@ class MLPEnsemble(nn.Module):
         is held out now.
 
         Returns the hold-out's ``mse`` (1 is what a constant reaches), ``mse_elites`` and ``nll``, and ``epochs``,
-        ``updates``, ``rows``. Raises ValueError for fewer than 5 rows, other shapes, or numbers that are not finite;
-        FitStopped when ``should_stop`` says so between two updates: all is then as if the fit had not begun.
+        ``updates``, ``rows``; ``held_out`` then tells which rows (m,) no member has seen. Raises ValueError for fewer
+        than 5 rows, other shapes, or numbers that are not finite; FitStopped when ``should_stop`` says so between two
+        updates: all is then as if the fit had not begun.
         """
         before = {name: value.clone() for name, value in self.state_dict().items()}, _random_state(feat.device)
         x, target, train, held = self._prepare(feat, action, next_feat, options.holdout)
@@ -281,6 +283,7 @@ class MLPEnsemble(nn.Module):
             torch._foreach_copy_(params, best)
             self.elites.copy_(best_scores[0].argsort()[: len(self.elites)])
         mse, nll = best_scores
+        self.held_out = held
         found = {"mse": mse.mean(), "mse_elites": mse[self.elites].mean(), "nll": nll.mean()}
         return {k: float(v) for k, v in found.items()} | {"epochs": epochs, "updates": updates, "rows": len(feat)}
 

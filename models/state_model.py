@@ -171,6 +171,11 @@ class StateEnsemble(StateModel):
         """Fit the ensemble to transitions (n, F), (n, A), (n, F) in units of feat (see ``MLPEnsemble.fit``)."""
         return self.ensemble.fit(feat, action, next_feat, self.options, should_stop, weight)
 
+    @property
+    def held_out(self) -> Tensor | None:
+        """Which rows (m,) of what was fitted last no member has seen."""
+        return self.ensemble.held_out
+
     def step(
         self, z: Latent, action: Tensor, *, stats: bool = True, need_std: bool = False, sample: bool = True
     ) -> tuple[Latent, HeadStats | None]:

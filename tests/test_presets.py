@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
 STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_antmaze", "hyper_official"}
-STATE_ONLY |= {"ml_irl_official", "mopo", "f_irl"}
+STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
 STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official"}
@@ -321,6 +321,35 @@ def test_likelihood_methods_from_pixels_are_what_the_specification_says() -> Non
         assert offline["stages"][0]["patience"] == 5 and offline["stages"][0]["check_every"] > 0
 
 
+def test_a_likelihood_in_place_of_the_discriminator_and_comparisons_alone() -> None:
+    """Algorithms 4.5: nothing but the reward differs from CMIL; 3.15: a reward first, then a policy that is shown
+    nothing.
+    """
+    for obs in ("pixels", "state"):
+        plain, likely = preset("cmil", "small", obs), preset("cmil_ml", "small", obs)
+        assert {k for k in plain if plain[k] != likely[k]} == {"algo", "reward", "optim"}
+        assert (likely["reward"]["kind"], likely["reward"]["policy_data"], likely["reward"]["clamp"]) == (
+            *("ml", "imagined", "soft"),
+        )
+        assert likely["optim"]["reward"] == plain["optim"]["reward"] | {"l2": 1e-3}
+        told = preset("rlhf", "small", obs)
+        assert (told["reward"]["w_demo"], told["reward"]["w_pref"], told["data"]["expert_fraction"]) == (0.0, 1.0, 0.0)
+        assert told["optim"]["reward"]["lr"] == 3e-4
+    assert (told["data"]["reward_every"], told["data"]["reward_steps"]) == (0, 1000), "from state once"
+
+
+def test_mopo_is_what_the_specification_says() -> None:
+    """Algorithms 3.11, the column of the code, hopper-medium."""
+    config = preset("mopo_official", "base", "state")
+    data, policy, model = config["data"], config["policy"], config["world_model"]
+    assert (model["members"], model["elites"], config["penalty"]["name"], config["penalty"]["alpha"]) == (
+        *(7, 5, "max_aleatoric", 5.0),
+    )
+    assert data["imagine_every"] * data["rollouts_per_step"] == 50_000 and data["rollout_horizon"] == [5, 5, 0, 1]
+    assert data["memory"] == 5 * 50_000 * 5 and data["real_fraction"] == 0.05
+    assert (policy["gamma"], policy["polyak"], 3 * policy["target_entropy"]) == (0.99, 0.005, -3.0)
+
+
 def test_likelihood_methods_are_what_the_specification_says() -> None:
     """Algorithms 3.7 and 3.10, the column of our defaults and, online, of the official code."""
     ours, code = preset("ml_irl", "base", "state"), preset("ml_irl_official", "base", "state")
@@ -333,6 +362,15 @@ def test_likelihood_methods_are_what_the_specification_says() -> None:
         assert config["data"]["act"] == "sampled", "the stochastic policy"
     assert (ours["data"]["reward_episodes"], code["data"]["reward_episodes"]) == (5, 10)
     assert (code["reward"]["weighting"], code["reward"]["clamp"], code["reward"]["hidden"]) == ("sum", "hard", 64)
+    policy, data, rates = code["policy"], code["data"], code["optim"]
+    assert (policy["reward_scale"], policy["polyak"], policy["critic_norm"]) == (1.0, 0.005, False)
+    assert (policy["hidden"], policy["layers"], policy["gamma"]) == (256, 2, 0.99)
+    assert (data["batch"], data["expert_fraction"], data["seed_steps"], data["termination"]) == (
+        *(100, 0.0, 1000, "fixed_horizon"),
+    )
+    assert (rates["actor"]["lr"], rates["critics"]["lr"], rates["reward"]["lr"]) == (1e-3, 1e-3, 1e-4)
+    assert rates["reward"]["l2"] == 1e-3 and code["steps"] == 1_000_000 and code["ema"] == 0.0
+    assert code["world_model"]["normalise"] is False
     assert preset("ml_irl_s", "base", "state")["reward"]["inputs"] == "state"
     offline = preset("offline_ml_irl", "base", "state")
     data = offline["data"]

@@ -26,15 +26,18 @@ OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded tran
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
-STATE += ("f_irl_official", "iq_learn_official", "value_dice_official")
-OFFLINE += ("clare", "clare_official", "offline_ml_irl_official")
-PIXELS += ("cmil_offline_to_online",)
+STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official")
+OFFLINE += ("mopo_official", "clare", "clare_official", "offline_ml_irl_official")
+PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
 # methods that must not know the true reward (those from pixels that learn on chunks: test_trainer)
 BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn", "value_dice", "offline_ml_irl",
          "aihf", "aihf_offline", "clare", "cmil_offline_to_online", "mm", "bc_reg", "gail", "dac", "hype_filter",
-         "hyper_pess", "hyper_bc", "cmil_resets", "hype_official")  # fmt: skip
-BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets")
+         "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
+         "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
+         "f_irl_official", "iq_learn_official", "value_dice_official")  # fmt: skip
+BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
+                "cmil_offline_to_online", "cmil_ml")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
 SMALL: dict[str, tuple[str, ...]] = {
     "state": ("obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "data.seed_steps=30",
@@ -50,6 +53,8 @@ MORE: dict[str, tuple[str, ...]] = {
     "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
+    "mopo_official": (*FIXED, "size.offline_fit_reward=10", "data.rollout_horizon=[2,2,0,1]"),
+    "rlhf": ("data.reward_steps=4",),
     "f_irl_official": ("reward.ratio_steps=10",),
 }
 
@@ -57,7 +62,7 @@ MORE: dict[str, tuple[str, ...]] = {
 def settings(obs: str, algo: str) -> tuple[str, ...]:
     """Arguments of a tiny run of a method."""
     compared = comparisons() if obs == "state" else seen_comparisons()
-    told = (f"preferences={compared}", "reward.comparisons=4") if algo.startswith("aihf") else ()
+    told = (f"preferences={compared}", "reward.comparisons=4") if algo.startswith(("aihf", "rlhf")) else ()
     if algo in OFFLINE and obs == "pixels":
         rare = ("data.updates_per_step=1", "steps=6", "eval.every=6")
         return (f"algo={algo}", f"obs={obs}", f"dataset={pictures()}", *rare, *told)

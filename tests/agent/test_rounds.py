@@ -83,11 +83,23 @@ def test_fresh_trajectories_are_whole_and_weighted_by_their_time(
     first, second = lengths
     assert expert[:, 0].tolist() == [*range(500, 500 + first), *range(600, 600 + second)]
     assert w.tolist() == pytest.approx([GAMMA**t / 2 for n in lengths for t in range(n)])
-    longest = min(6, horizon or 6)
+    longest = min(5, horizon or 5)  # the longest demonstration ended by the clock after 5 steps
     assert policy[:, 0].tolist() == [100, 101, *range(200, 200 + longest)]
     assert v.tolist() == pytest.approx([GAMMA**t / 2 for n in (2, longest) for t in range(n)])
     for x in (expert, policy):
         assert torch.allclose(x[:, 1], x[:, 0] / 1e4), "the action taken in the state"
+
+
+def test_what_a_terminated_demonstration_lacks_is_not_cut(replay: Replay) -> None:
+    """The policy's steps after it are the point of the comparison; and means over pairs have no length."""
+    episode(replay, 500, 5, expert=True, terminal=True)
+    new = [episode(replay, 200, 6)]
+    work = rounds(replay, Whole("fresh"))
+    work.play(1, np.random.default_rng(0), new)
+    assert work.agent.reward.given[1][0][:, 0].tolist() == [*range(200, 206)]
+    means = rounds(replay, Reward(), reward_batch=500)
+    means.play(1, np.random.default_rng(0), new)
+    assert int(means.agent.reward.seen[0][1][:, 0].max()) == 205
 
 
 def test_rollouts_begin_with_the_demonstrations_and_are_no_longer(replay: Replay) -> None:

@@ -48,6 +48,7 @@ class World(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fitted: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.held_out = torch.tensor([3, 7])
 
     def fit(
         self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Any, weight: Tensor | None
@@ -172,6 +173,17 @@ def test_fit_sees_every_transition_once(replay: Replay) -> None:
     feat, action, ahead = work.agent.world.fitted[0]
     assert sorted(feat[:, 0].tolist()) == [*range(10), *range(100, 110), *range(500, 510)]
     assert torch.equal(ahead, feat + 1) and torch.allclose(action, feat / 1e4)
+
+
+def test_doubt_about_what_no_member_has_seen(replay: Replay) -> None:
+    """Algorithms 2.3: beside u along rollouts; looking spends no random number of the training."""
+    work = upkeep(replay, penalty="ens_std_mean")
+    before = torch.get_rng_state()
+    found = work.fit()
+    assert torch.equal(torch.get_rng_state(), before)
+    states = work.agent.world.fitted[0][0][[3, 7], 0]  # the heads are +-state
+    assert float(found["model/u_held_out"]) == pytest.approx(float(states.mean()))
+    assert "model/u_held_out" not in upkeep(replay).fit(), "nothing is uncertain without a penalty"
 
 
 def test_rounds_join_demonstrations_and_the_named_episodes(replay: Replay) -> None:

@@ -219,6 +219,7 @@ def test_members_train_on_own_resamples_that_exclude_the_hold_out(monkeypatch: p
     everything = set(names(model.inputs(feat, action)))
     held = set(names(spy.held[0][0]))
     assert len(everything) == 200 and len(held) == 40
+    assert model.held_out is not None and set(names(model.inputs(feat, action)[model.held_out])) == held
     epochs = [torch.cat([x for x, _ in spy.batches[i : i + 4]], 1) for i in (0, 4)]
     seen = [[names(epoch[i]) for i in range(3)] for epoch in epochs]
     for member in range(3):
