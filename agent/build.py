@@ -120,7 +120,8 @@ def _make(table: dict[str, Any], config: Config, part: str, *shapes: Any) -> Any
     except TypeError as error:  # an option of another kind: a preset that is not meant for this observation
         cause = str(error).split(" got ")[-1]
         raise ConfigError(
-            f"algo={config['algo']['name']} does not take obs={config['obs']['name']} ({part} {kind!r}: {cause})"
+            f"algo={config['algo']['name']} with obs={config['obs']['name']}: {part} {kind!r} has no such option "
+            f"({cause}); docs/algorithms.md tells which observations each algorithm takes"
         ) from error
 
 

@@ -79,6 +79,7 @@ def usage() -> str:
     lines = ["python -m agent.train KEY=VALUE ...", ""]
     for group in ("task", "obs", "algo", "size"):
         names = sorted(p.stem for p in (CONFIGS / group).glob("[!_]*.yaml"))
+        names = ["auto (base on CUDA, small otherwise)", *names] if group == "size" else names
         lines += textwrap.wrap(f"{group}: {', '.join(names)}", 118, subsequent_indent="    ")
     keys = (CONFIGS / "train.yaml").read_text().split("\n\n", 1)[1]
     return "\n".join([*lines, "", keys.rstrip(), "", f"Keys of the parts: {CONFIGS}/{{{','.join(GROUPS)}}}/*.yaml"])

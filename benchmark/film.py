@@ -1,5 +1,5 @@
-"""A demonstration beside the policy, drawn larger than the policy sees: ``python -m benchmark.film run=DIR
-[out=docs/policy.gif]``.
+"""A demonstration beside the policy, drawn larger than the policy sees: ``python -m benchmark.film run=DIR out=GIF``.
+For simulators of this project, with demonstrations that hold simulator states.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ import numpy as np
 from agent.finished import command, open_run, restore
 
 USAGE = (
-    "python -m benchmark.film run=DIR [out=docs/policy.gif] [seed=1000] [size=160] [every=3] [fps=12] "
+    "python -m benchmark.film run=DIR out=GIF [demos=PATH] [seed=1000] [size=160] [every=3] [fps=12] "
     "[weights=last|best|chosen]"
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """``seed`` as in ``agent.evaluate``; ``size`` in pixels; every ``every``-th step is drawn."""
+    """``demos``: whose first is shown, else the task's shipped ones; ``seed`` as in ``agent.evaluate``; ``size`` in
+    pixels; every ``every``-th step is drawn.
+    """
 
     run: Path
-    out: Path = Path("docs/policy.gif")
+    out: Path
+    demos: Path | None = None
     seed: int = 1000
     size: int = 160
     every: int = 3
@@ -32,9 +35,12 @@ class Options:
 
 
 def film(options: Options) -> None:
-    """Run one episode with the policy's mode and write the GIF. Raises ConfigError, CheckpointError, EnvError."""
+    """Run one episode with the policy's mode and write the GIF.
+
+    Raises ConfigError, CheckpointError, DemoError, EnvError.
+    """
     from agent import video
-    from agent.build import pick_device
+    from agent.build import ConfigError, pick_device
     from agent.collect import play
     from agent.monitor import EVAL_SEEDS
     from demos import dataset
@@ -47,8 +53,9 @@ def film(options: Options) -> None:
     for row in play(agent, env, EVAL_SEEDS + options.seed, mode=True):
         pictures.append(sim.render(options.size))
         score = row.info["score"]
-    (demo,) = dataset.load(dataset.shipped(config["task"]["name"]), limit=1, obs_keys=None)
-    assert demo.sim_state is not None
+    (demo,) = dataset.load(options.demos or dataset.shipped(config["task"]["name"]), limit=1, obs_keys=None)
+    if demo.sim_state is None:
+        raise ConfigError("demos: the first holds no simulator states to draw")
     shown = []
     for kept in demo.sim_state:
         sim.set_state(kept)

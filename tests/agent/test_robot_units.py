@@ -122,7 +122,7 @@ def test_a_policy_s_own_episodes_are_in_the_same_units(tmp_path: Path, monkeypat
 def test_ones_own_recordings_tell_units_and_pace_as_lerobot_s_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the README says it."""
+    """As docs/robot.md says it."""
     local(monkeypatch)
     low, high = [-3.14, 0.0], [3.14, 0.07]
     commands = np.random.default_rng(0).uniform(low, high, (6, 2))

@@ -200,14 +200,14 @@ def test_the_readme_example_works(root: Path, tmp_path: Path, monkeypatch: pytes
     assert made.steps == 30 and made.sim_state is not None
 
 
-def test_the_readme_s_own_demonstration_is_written_into_a_new_folder(
+def test_a_robot_s_own_demonstration_is_written_into_a_new_folder(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = [part.split("```")[0] for part in (root / "README.md").read_text().split("```python\n")[1:]]
+    blocks = [part.split("```")[0] for part in (root / "docs/robot.md").read_text().split("```python\n")[1:]]
     (code,) = [block for block in blocks if "from demos.dataset import save" in block]
     monkeypatch.chdir(tmp_path)
     made = episode()
-    exec(compile(code, "README.md", "exec"), {"images": made.obs["image"], "actions": made.action})
+    exec(compile(code, "robot.md", "exec"), {"images": made.obs["image"], "actions": made.action})
     (found,) = dataset.load("mine", task="kitchen")
     np.testing.assert_array_equal(found.obs["image"], made.obs["image"])
 
