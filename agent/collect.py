@@ -35,6 +35,11 @@ def a_moment(sim_states: Sequence[np.ndarray], rng: np.random.Generator) -> Rese
     return Reset(sim_states[one][step], step)
 
 
+def env_start(p: float, sim_states: Sequence[np.ndarray], rng: np.random.Generator) -> Reset | None:
+    """FILTER (algorithms 3.5): a moment of the demonstrations with probability p; None: the task's own start."""
+    return a_moment(sim_states, rng) if p > 0 and rng.random() < p else None
+
+
 @dataclass(eq=False)
 class Trace:
     """One episode in storage convention (``action[t]`` led to ``obs[t]``), with what only evaluation may know."""

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from agent.agent import Agent
 from agent.build import ConfigError
+from agent.data import Replay
 from demos import dataset, preferences, robot
 from demos.preferences import Comparisons
 from envs.episode import Episode
@@ -164,6 +167,19 @@ def _comparisons(config: Mapping[str, Any], like: Spaces) -> Comparisons | None:
             f"{like.obs_shape} and {like.action_size}"
         )
     return found
+
+
+def fill(
+    replay: Replay, agent: Agent, demos: Sequence[Episode], recorded: Sequence[Episode], key: str, horizon: int
+) -> None:
+    """Put what a new run is given into its replay; of states the agent learns their scale first."""
+    each = [*((demo, True) for demo in demos), *((episode, False) for episode in recorded)]
+    if each and key == "state" and not agent.world.has_statistics:  # else weights (init) are used to these
+        agent.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in each])))
+    for one, expert in each:
+        flags = (one.is_first, one.is_last, one.is_terminal)
+        told: dict[str, Any] = {"truth": one.reward, "horizon": horizon}
+        replay.add_episode(one.obs[key], one.action, *flags, expert=expert, **told)
 
 
 def _spaces(config: Mapping[str, Any], demos: Sequence[Episode], recorded: Sequence[Episode]) -> Spaces:

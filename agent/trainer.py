@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent import checkpoint, holdout, monitor
+from agent import checkpoint, given, holdout, monitor
 from agent.agent import FULL, Agent
 from agent.build import ConfigError
 from agent.chunks import RowPairs, pairs_of
-from agent.collect import Interrupted, Reset, Trace, a_moment, run_episodes
+from agent.collect import Interrupted, Reset, Trace, env_start, run_episodes
 from agent.config import fingerprint
 from agent.data import Replay
 from agent.ending import Rows, ended
@@ -77,7 +77,7 @@ class Trainer:
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:
-            self._first_fill()
+            given.fill(replay, agent, demos, dataset, config["obs"]["key"], envs.horizon)
             staged = self.online or (self.upkeep is not None and self.data["stages"])
             # what pre-training reached is worth seeing
             self.counters["next_eval"] = 0 if staged else config["eval"]["every"]
@@ -89,16 +89,6 @@ class Trainer:
             raise ConfigError("starts.env_reset: these demonstrations hold no simulator states to begin at")
 
     # ---- state ----
-    def _first_fill(self) -> None:
-        key = self.config["obs"]["key"]
-        given = [*((demo, True) for demo in self.demos), *((episode, False) for episode in self.dataset)]
-        if given and key == "state" and not self.agent.world.has_statistics:  # else weights (init) are used to these
-            self.agent.set_normaliser(torch.from_numpy(np.concatenate([e.obs[key] for e, _ in given])))
-        for one, expert in given:
-            flags = (one.is_first, one.is_last, one.is_terminal)
-            told: dict[str, Any] = {"truth": one.reward, "horizon": self.envs.horizon}
-            self.replay.add_episode(one.obs[key], one.action, *flags, expert=expert, **told)
-
     def _resume(self, state: Mapping[str, Any]) -> None:
         for name, module in state["modules"].items():
             getattr(self.agent, name).load_state_dict(module)
@@ -297,7 +287,10 @@ class Trainer:
         """Episodes with the acting policy and where they began; none when the user interrupts."""
         before = self._random_state()
         seeds = self.seeds.integers(monitor.EVAL_SEEDS, size=number).tolist()
-        starts = [self._env_start() if resets else None for _ in seeds]
+        # where a reward looks at the newest episodes from the task's own start, one of those comes first
+        resets &= bool(self.recent) or self.data["reward_fresh"] > 0
+        moments, p = [d.sim_state for d in self.demos if d.sim_state is not None], self.agent.starts.env_reset
+        starts = [env_start(p if resets else 0.0, moments, self.seeds) for _ in seeds]
         mode, noise = ACT[self.data["act"]], self.agent.policy.explore_noise
         try:
             traces = run_episodes(
@@ -316,16 +309,6 @@ class Trainer:
             self.counters["env_steps/reward"] += trace.steps
         rows = [ended(Rows(**trace.arrays()), self.replay.termination, self.envs.horizon) for trace in played]
         return pairs_of(rows) if rows else None
-
-    def _env_start(self) -> Reset | None:
-        """FILTER: with probability ``starts.env_reset`` a moment of the demonstrations. Where the reward looks at the
-        newest episodes from the task's own start (algorithms 3.5, H6), one of those comes first.
-        """
-        if self.agent.starts.env_reset == 0 or self.seeds.random() >= self.agent.starts.env_reset:
-            return None
-        if not self.recent and self.data["reward_fresh"] == 0:
-            return None
-        return a_moment([d.sim_state for d in self.demos if d.sim_state is not None], self.seeds)
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}

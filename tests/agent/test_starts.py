@@ -5,8 +5,6 @@ part S).
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +13,9 @@ from scipy.stats import binomtest, chisquare
 from torch import Tensor
 
 from agent.batch import to_device
+from agent.collect import env_start
 from agent.data import Replay
 from agent.starts import MixtureStarts, ReplayStarts
-from agent.trainer import Trainer
 from models.latent import Latent
 from models.world_model import Chunk
 from tests.agent.learner import make_agent
@@ -169,19 +167,15 @@ def test_impossible_options_are_refused() -> None:
 # ---------------------------------------------------------------------- training episodes (FILTER)
 
 
-def drawing(p: float) -> Any:
-    """What of a trainer draws starts: demonstrations of 4, 10 and 1 actions, and one without simulator states."""
-    states = [np.array([[e, t] for t in range(n + 1)]) for e, n in ((0, 4), (1, 10), (2, 1))]
-    demos = [SimpleNamespace(sim_state=s) for s in (None, *states)]
-    agent = SimpleNamespace(starts=ReplayStarts(env_reset=p))
-    return SimpleNamespace(agent=agent, demos=demos, seeds=np.random.default_rng(0))
+# demonstrations of 4, 10 and 1 actions
+MOMENTS = [np.array([[e, t] for t in range(n + 1)]) for e, n in ((0, 4), (1, 10), (2, 1))]
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])
 def test_training_episodes_begin_at_every_demonstrated_moment_alike(p: float) -> None:
     """Algorithms 4.3 and 5.5.10: uniform over (episode, t), however long its episode is; never where it is over."""
-    trainer, n, counts = drawing(p), 3000, {(e, t): 0 for e, k in ((0, 4), (1, 10), (2, 1)) for t in range(k)}
-    drawn = [start for _ in range(n) if (start := Trainer._env_start(trainer)) is not None]
+    rng, n, counts = np.random.default_rng(0), 3000, {(e, t): 0 for e, k in ((0, 4), (1, 10), (2, 1)) for t in range(k)}
+    drawn = [start for _ in range(n) if (start := env_start(p, MOMENTS, rng)) is not None]
     for start in drawn:
         episode, step = start.sim_state
         assert start.step == step, "the clock goes on where the demonstration was"
@@ -191,7 +185,7 @@ def test_training_episodes_begin_at_every_demonstrated_moment_alike(p: float) ->
 
 
 def test_without_env_resets_nothing_is_drawn() -> None:
-    trainer = drawing(0.0)
-    before = trainer.seeds.bit_generator.state
-    assert all(Trainer._env_start(trainer) is None for _ in range(50))
-    assert trainer.seeds.bit_generator.state == before, "the seeds of training episodes are those of other methods"
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    assert all(env_start(0.0, MOMENTS, rng) is None for _ in range(50))
+    assert rng.bit_generator.state == before, "the seeds of training episodes are those of other methods"
