@@ -216,21 +216,10 @@ def play(policy: Deployed, env: Any, seed: int, *, pace: bool) -> Episode:
     return Episode(seed, float(info["score"]), bool(info["success"]), np.array(seconds), late)
 
 
-def _check_robot(card: Mapping[str, Any], recordings: Path) -> None:
-    """Raise DeployError where the recordings tell of another robot than the card does; DemoError."""
-    from demos import dataset
-    from demos.robot import differing
-
-    key = card["obs"]["key"]
-    (first,) = dataset.load(recordings, limit=1, obs_keys=(key,))
-    differs = differing(card.get("robot", {}), first.meta.get("robot", {}), key, both=True)
-    if differs is not None:
-        raise DeployError(f"recordings={recordings}: are not of the policy's robot: {differs}")
-
-
 def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
     """Play the episodes and tell how they went. Raises DeployError, EnvError, UsageError."""
     from demos import cli
+    from demos.recorded_env import other_robot
     from envs.make import make
 
     stream = stream or sys.stdout
@@ -242,7 +231,9 @@ def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
     if not card.get("simulated", True) and task == card["task"]:
         if options.recordings is None:
             raise DeployError(f"task={task} has no simulator: recordings=PATH plays recorded observations at its pace")
-        _check_robot(card, options.recordings)
+        differs = other_robot(options.recordings, card.get("robot", {}), card["obs"]["key"])
+        if differs is not None:
+            raise DeployError(f"recordings={options.recordings}: are not of the policy's robot: {differs}")
         more = {"recordings": str(options.recordings)}
     elif options.recordings is not None:
         raise DeployError(f"recordings={options.recordings}: task={task} has a simulator to play in")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from agent.finished import command, open_envs, open_run, restore
+from agent.finished import command, open_envs, open_run, restore, robot_of
 from demos.dataset import write_atomic
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     from agent.given import simulated
     from agent.monitor import EVAL_SEEDS
     from agent.train import versions
+    from demos.recorded_env import other_robot
 
     stream = stream or sys.stdout
     if options.mode not in KINDS:
@@ -105,6 +106,9 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
             raise ConfigError(
                 f"recordings={options.recordings}: task={config['task']['name']} has a simulator to play in"
             )
+        differs = other_robot(options.recordings, robot_of(options.run) or {}, config["obs"]["key"])
+        if differs is not None:
+            raise ConfigError(f"recordings={options.recordings}: are not of the robot of {options.run}: {differs}")
         config["task"]["options"]["recordings"] = str(options.recordings)
     _refuse_monitoring_seeds(options, config["eval"])
     set_threads(config["threads"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,8 +11,18 @@ import numpy as np
 
 from demos import dataset
 from demos.errors import DemoError
+from demos.robot import differing
 from envs.base import Environment, observations, pace, wants_pictures
 from envs.errors import EnvError
+
+
+def other_robot(recordings: Path, told: Mapping[str, Any], key: str) -> str | None:
+    """How the robot that recordings tell of differs from the one that is told of elsewhere; None: it is the same.
+
+    key: "image" or "state", the policy's observations. Raises DemoError.
+    """
+    (first,) = dataset.load(recordings, limit=1, obs_keys=(key,))
+    return differing(told, first.meta.get("robot", {}), key, both=True)
 
 
 class RecordedEnv(Environment):

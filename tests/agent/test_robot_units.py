@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent import deploy, export, record, train
+from agent import deploy, evaluate, export, record, train
 from agent.deploy import Deployed, DeployError
 from agent.given import gather
 from demos import convert, dataset
@@ -261,7 +261,10 @@ def test_weights_and_policies_of_another_robot_are_refused(
     for played, code in ((tmp_path / "again", 0), (other, 1)):
         arguments = [f"policy={tmp_path / 'policy'}", f"recordings={played}", "episodes=1", "pace=false"]
         assert deploy.main(arguments) == code
-    assert f"recordings={other}: are not of the policy's robot: {said}" in capsys.readouterr().err
+        assert evaluate.main([f"run={run}", f"recordings={played}", "episodes=1", "seed=0", "envs=1"]) == code
+    told = capsys.readouterr().err
+    assert f"recordings={other}: are not of the policy's robot: {said}" in told
+    assert f"recordings={other}: are not of the robot of {run}: {said}" in told
 
 
 def test_weights_may_come_from_a_simulator_which_tells_of_no_robot(run: Path, tmp_path: Path) -> None:
