@@ -25,6 +25,7 @@ from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
 from agent.kept import Chosen, keep_best
 from agent.logger import Logger
+from agent.optim import settled
 from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
@@ -177,6 +178,7 @@ class Trainer:
                 self._stage(number, stage)
         # updates that collected steps have paid for come first, also when a resume finds them half done
         while not self.stop and (self.counters["pending"] >= 1 or not self.finished):
+            self._settle()
             if self.counters["pending"] < 1:
                 if self.counters["next_eval"] <= self.step:
                     self._evaluate()
@@ -197,6 +199,13 @@ class Trainer:
                 self.agent.optimisers[name].rate(lr)
         if rates and self._graphed:
             self._step = GraphedUpdate(self.agent)  # what was captured holds the rates before
+
+    def _settle(self) -> None:
+        """Learning rates fall towards the end of the run, where it is asked for (``settle``)."""
+        factor = settled(self.step / max(1, self.config["steps"]), self.config["settle"])
+        if factor != self.counters.get("rates", 1.0):
+            self.counters["rates"] = factor
+            self._rates({name: factor * optimiser.lr for name, optimiser in self.agent.optimisers.items()})
 
     def _run_stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"
@@ -373,9 +382,8 @@ class Trainer:
         if found is None:  # interrupted: done again after the resume
             return
         self.counters["evaluated"] = self.step
-        if (
-            self.counters["next_eval"] <= self.step
-        ):  # the evaluation at the end of a run does not shift those of a longer one
+        # the evaluation at the end of a run does not shift those of a longer one
+        if self.counters["next_eval"] <= self.step:
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
         self.scores["mode"] = found["eval/score_mode"]
         self.scores["success"] = found["eval/score_mode"] / self.envs.full_score
