@@ -178,12 +178,12 @@ class Trainer:
                 self._stage(number, stage)
         # updates that collected steps have paid for come first, also when a resume finds them half done
         while not self.stop and (self.counters["pending"] >= 1 or not self.finished):
-            self._settle()
             if self.counters["pending"] < 1:
                 if self.counters["next_eval"] <= self.step:
                     self._evaluate()
                     continue
                 self._gather()
+            self._settle()
             self._learn()
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
