@@ -34,7 +34,6 @@ _LEAST = {
     "minutes": 0,
     "threads": 0,
     "ema": 0,
-    "settle": 0,
     "n_demos": 1,
     "log_every": 1,
     "choose": 0,
@@ -50,8 +49,8 @@ _LEAST = {
     "policy.horizon": 2,
     "reward.past": 1,
 }
-_MOST = {"ema": 1, "settle": 1}  # the same at the other end
-_OPTIONAL = ("n_demos", "settle", "task.options.dt")  # numbers that may be null
+_MOST = {"ema": 1}  # the same at the other end
+_OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
 # where things are, how long and how often: what a resumed run may change
 _NOT_IDENTITY = (
     "run",
@@ -62,6 +61,7 @@ _NOT_IDENTITY = (
     "quiet",
     "eval",
     "choose",
+    "choose_by",
     "save_seconds",
     "log_every",
     "device",

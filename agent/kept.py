@@ -21,6 +21,7 @@ from torch import Tensor
 from agent import checkpoint
 from agent.agent import Agent
 from agent.batch import to_device
+from agent.build import ConfigError
 from agent.checkpoint import CheckpointError
 from agent.data import Replay
 from agent.finished import FOLDERS
@@ -58,17 +59,25 @@ class Candidate:
 class Chosen:
     """Of the weights that have acted, those whose own episodes come nearest to what was demonstrated:
 
-        distance = mean over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
+        distance = mean, or largest, over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
 
     with features f of the world model as it is now, in units of their spread over the demonstrations. It asks of an
-    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. A reward would
+    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. The largest
+    (``furthest``) is about the one moment that was missed most, such as a cabinet that stayed closed. A reward would
     not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
 
     Nothing that learns reads any of this, and nothing here reads an environment's reward.
     """
 
-    def __init__(self, run: Path, agent: Agent, replay: Replay, keep: int, fingerprint: Mapping[str, Any]) -> None:
-        """keep: so many candidates stay when there are twice as many; 0: none, as without demonstrations."""
+    def __init__(
+        self, run: Path, agent: Agent, replay: Replay, keep: int, fingerprint: Mapping[str, Any], by: str = "mean"
+    ) -> None:
+        """keep: so many candidates stay when there are twice as many; 0: none, as without demonstrations. by: "mean" or
+        "furthest". Raises ConfigError.
+        """
+        if by not in ("mean", "furthest"):
+            raise ConfigError(f"choose_by: {by!r} is none of mean, furthest")
+        self.by = by
         self.run, self.agent, self.replay, self.fingerprint = run, agent, replay, fingerprint
         self.keep = keep
         self.candidates: list[Candidate] = []  # oldest first
@@ -109,7 +118,8 @@ class Chosen:
 
         def distance(number: int) -> float:
             own = (self._features(number) - mean) / std
-            return float(torch.cdist(shown, own).min(1).values.mean()) / shown.shape[1] ** 0.5
+            missed = torch.cdist(shown, own).min(1).values / shown.shape[1] ** 0.5
+            return float(missed.mean() if self.by == "mean" else missed.max())
 
         found = [(sum(map(distance, numbers)) / len(numbers), candidate) for candidate, numbers in there]
         return sorted(found, key=lambda pair: (pair[0], -pair[1].step))

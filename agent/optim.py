@@ -70,16 +70,6 @@ class OAdam(torch.optim.Optimizer):
                 p.addcmul_(direction, eta, value=-2)
 
 
-def settled(share: float, begin: float | None) -> float:
-    """Factor of all learning rates when ``share`` of a run is over: 1 until ``begin``, then 0.9, 0.8, ... to 0.1 at its
-    end, in equal parts of the rest; ten levels, since an update that is captured in a CUDA graph is captured anew for
-    each. None: 1 throughout.
-    """
-    if begin is None or share < begin:
-        return 1.0
-    return max(1, 10 - int(10 * (share - begin) / max(1 - begin, 1e-9))) / 10
-
-
 class Optimiser:
     """Adam with global-norm clipping and a decoupled decay w <- (1 - wd) w that does not depend on the learning rate.
 

@@ -25,7 +25,6 @@ from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
 from agent.kept import Chosen, keep_best
 from agent.logger import Logger
-from agent.optim import settled
 from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
@@ -69,7 +68,7 @@ class Trainer:
         self.counters: dict[str, float] = defaultdict(float)
         self.early_stop = holdout.EarlyStop(agent, aside, config["obs"]["key"], self.counters)
         self.scores: dict[str, float] = {}
-        self.chosen = Chosen(run, agent, replay, config["choose"], fingerprint(config))
+        self.chosen = Chosen(run, agent, replay, config["choose"], fingerprint(config), config["choose_by"])
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
         self._graphed = config["graph"] and agent.device.type == "cuda"
@@ -183,7 +182,6 @@ class Trainer:
                     self._evaluate()
                     continue
                 self._gather()
-            self._settle()
             self._learn()
 
     def _stage(self, number: int, stage: Mapping[str, Any]) -> None:
@@ -199,13 +197,6 @@ class Trainer:
                 self.agent.optimisers[name].rate(lr)
         if rates and self._graphed:
             self._step = GraphedUpdate(self.agent)  # what was captured holds the rates before
-
-    def _settle(self) -> None:
-        """Learning rates fall towards the end of the run, where it is asked for (``settle``)."""
-        factor = settled(self.step / max(1, self.config["steps"]), self.config["settle"])
-        if factor != self.counters.get("rates", 1.0):
-            self.counters["rates"] = factor
-            self._rates({name: factor * optimiser.lr for name, optimiser in self.agent.optimisers.items()})
 
     def _run_stage(self, number: int, stage: Mapping[str, Any]) -> None:
         key = f"stage{number}"

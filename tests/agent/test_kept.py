@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from agent import checkpoint, evaluate
+from agent.build import ConfigError
 from agent.checkpoint import CheckpointError
 from agent.data import Replay
 from agent.finished import open_run, restore
@@ -76,6 +77,20 @@ def test_an_episode_is_as_far_as_its_nearest_rows_are_from_those_demonstrated(tm
     assert [value * spread for value, _ in found] == pytest.approx([(0.5 + 0.25 + 0) / 3, (0 + 0 + 1) / 3])
     assert [candidate.step for _, candidate in found] == [20, 10]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_furthest_row_tells_what_was_missed(tmp_path: Path) -> None:
+    """An episode that is near everywhere but at the end, and one that is a little off all along."""
+    chosen, replay, agent = pieces(tmp_path)
+    candidates(chosen, replay, agent, [0.0, 1.0, 1.2], [0.4, 1.4, 2.4])
+    spread = 1.0 + FLOOR
+    assert [round(value * spread, 5) for value, _ in chosen.ranked()] == [round(0.8 / 3, 5), round(1.2 / 3, 5)]
+    assert order(chosen) == [10, 20]
+    by = Chosen(tmp_path, agent, replay, 2, {}, "furthest")
+    by.load_state_dict(chosen.state_dict())
+    assert [round(value * spread, 5) for value, _ in by.ranked()] == [0.4, 0.8] and order(by) == [20, 10]
+    with pytest.raises(ConfigError, match=r"choose_by: 'best' is none of mean, furthest"):
+        Chosen(tmp_path, agent, replay, 2, {}, "best")
 
 
 def test_features_count_alike(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from agent import checkpoint
-from agent.optim import Optimiser, settled
+from agent.optim import Optimiser
 from tests.agent.learner import OPTIM
 from tests.models.tiny import numbers
 
@@ -244,13 +244,3 @@ def test_kinds_and_closures_that_do_not_exist() -> None:
         optimiser(parameter(0.0), kind="sgd")
     with pytest.raises(ValueError, match="closures"):
         optimiser(parameter(0.0), kind="oadam").adam.step(lambda: 0.0)
-
-
-def test_rates_settle_in_ten_levels() -> None:
-    """Full until the share, then down to a tenth in equal parts of the rest; never zero, which would stop all."""
-    assert [settled(x, None) for x in (0, 0.5, 1, 3)] == [1] * 4
-    assert [settled(x, 0.5) for x in (0, 0.49, 0.5, 0.549)] == [1] * 4
-    levels = [settled(0.5 + 0.5 * (k + 0.5) / 10, 0.5) for k in range(10)]
-    assert levels == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-    assert settled(1, 0.5) == settled(2, 0.5) == 0.1, "an episode may end beyond the last step"
-    assert settled(0.999, 1) == settled(1, 1) == 1

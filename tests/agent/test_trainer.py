@@ -588,39 +588,3 @@ def test_a_stage_has_its_own_learning_rates(run_dir: Path, monkeypatch: pytest.M
     start(run_dir, f"data.stages=[{stage}]", "optim.world.lr=3e-4", "optim.actor.lr=4e-4", "steps=30", expect=130)
     start(run_dir, f"data.stages=[{stage}]", "optim.world.lr=3e-4", "optim.actor.lr=4e-4", "steps=30")
     assert seen == [(1e-5, 2e-5, 3e-4)] * 3 + [(3e-4, 4e-4, 3e-4)] * 3
-
-
-def test_rates_fall_towards_the_end_of_a_run(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From half of the 120 steps on, an episode of 30 steps and three updates at a time; decay keeps its size. A run
-    that is stopped on the way goes on at the same rates, and one that is made longer at those of its new length.
-    """
-    seen: list[float] = []
-    update = Agent.update
-
-    def watched(self: Agent, *args: Any, **options: Any) -> Any:
-        shares = {o.adam.param_groups[0]["lr"] / o.lr for o in self.optimisers.values()}
-        assert all(
-            g["lr"] * g["weight_decay"] == pytest.approx(1e-6) for g in self.optimisers["world"].adam.param_groups
-        )
-        (share,) = {round(one, 6) for one in shares}
-        seen.append(share)
-        return update(self, *args, **options)
-
-    monkeypatch.setattr(Agent, "update", watched)
-    start(run_dir, "data.stages=[]", "settle=0.5")
-    assert seen == [1.0] * 6 + [0.5] * 3 + [0.1] * 3, "at 30, 60, 90 and 120 steps"
-    start(tmp_path / "parts", "data.stages=[]", "settle=0.5", "steps=90")
-    assert seen[12:] == [1.0] * 3 + [0.7] * 3 + [0.1] * 3
-    seen.clear()
-    start(tmp_path / "parts", "data.stages=[]", "settle=0.5", "steps=240")
-    assert seen == [1.0] * 3 + [0.8] * 3 + [0.5] * 3 + [0.3] * 3 + [0.1] * 3
-
-
-def test_a_run_whose_rates_fall_resumes_exactly(run_dir: Path, tmp_path: Path) -> None:
-    given = ("data.stages=[]", "settle=0.25")
-    start(run_dir, *given)
-    with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, Agent, "update", 8, lambda: signal.raise_signal(signal.SIGINT))
-        start(tmp_path / "parts", *given, expect=130)
-    start(tmp_path / "parts", *given)
-    assert_same(run_dir, tmp_path / "parts")
