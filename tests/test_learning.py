@@ -13,8 +13,6 @@ import pytest
 from agent import evaluate
 from agent.evaluate import Options
 from agent.reward.bce import BCEReward
-from demos import dataset
-from envs.episode import EpisodeBuilder
 from envs.make import make
 from envs.toy import line_expert
 from tests.agent.recorded import comparisons, line
@@ -223,55 +221,3 @@ def test_matching_moments_learns_line_from_states(run_dir: Path, algo: str) -> N
     scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
     assert scores.mean() >= 0.6 * expert.mean(), (scores.mean(), expert.mean())
-
-
-def swing_up(state: np.ndarray) -> np.ndarray:
-    """The pendulum's expert, (cos, sin, speed) -> (1,) in [-1, 1]: full torque that pumps energy until it suffices to
-    stand, then a spring.
-    """
-    cos, sin, speed = (float(x) for x in state)
-    if cos > 0.9 and abs(speed) < 4:
-        torque = -10 * np.arctan2(sin, cos) - 2 * speed
-    else:
-        energy = speed**2 / 6 + 5 * (cos - 1)  # beyond that of standing still
-        torque = np.copysign(2.0, speed) * (1 if energy < 0 else -1)
-    return np.array([np.clip(torque / 2, -1, 1)], np.float32)
-
-
-def swings(folder: Path, episodes: int = 5) -> list[float]:
-    """Write demonstrations of it; their returns."""
-    env, returns = make("gym", "state", id="Pendulum-v1"), []
-    for number in range(episodes):
-        obs, _ = env.reset(seed=30_000 + number)
-        builder = EpisodeBuilder({"task": "gym", "seed": 30_000 + number, "source": "tests", "subtasks": []})
-        builder.start({"state": obs})
-        over = False
-        while not over:
-            action = swing_up(obs)
-            obs, _, terminated, over, info = env.step(action)
-            builder.add(action, {"state": obs}, terminated=terminated)
-        dataset.save(folder / f"swing-{number}.npz", builder.finish())
-        returns.append(info["score"])
-    return returns
-
-
-def test_demonstrated_transitions_save_environment_steps(tmp_path: Path) -> None:
-    """Algorithms 5.7.4: on the pendulum, from five demonstrations, HyPE takes fewer steps than moment matching until
-    its mode returns nine tenths of what the expert gains on hanging; three seeds.
-    """
-    demos = tmp_path / "demos"
-    demos.mkdir()
-    expert, hanging = float(np.mean(swings(demos))), -1230.0  # under random torques
-    target, limit = expert - 0.1 * (expert - hanging), 8000
-    settings = ("task=gym", "task.options.id=Pendulum-v1", "obs=state", f"demos={demos}", "n_demos=5", "size=small",
-                "size.state_units=64", "size.state_layers=2", "data.batch=64", "data.length=2", "ema=0.99",
-                "policy.gamma=0.95", "data.updates_per_step=1", "data.seed_steps=400", f"steps={limit}",
-                "eval.every=400", "eval.episodes=10", f"eval.stop_at={target}", "data.envs=1",
-                "log_every=200")  # fmt: skip
-    steps: dict[str, list[int]] = {"hype": [], "mm": []}
-    for seed in range(3):
-        for algo, taken in steps.items():
-            train(run := tmp_path / f"{algo}-{seed}", f"algo={algo}", f"seed={seed}", *settings)
-            taken.append(state(run)["counters"]["env_steps"])
-    assert all(taken < limit for taken in steps["hype"]), steps
-    assert all(hybrid < plain for hybrid, plain in zip(*steps.values(), strict=True)), steps
