@@ -77,7 +77,7 @@ class Trainer:
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:
-            given.fill(replay, agent, demos, dataset, config["obs"]["key"], envs.horizon)
+            given.fill(replay, agent, demos, self.dataset, config["obs"]["key"], envs.horizon)
             staged = self.online or (self.upkeep is not None and self.data["stages"])
             # what pre-training reached is worth seeing
             self.counters["next_eval"] = 0 if staged else config["eval"]["every"]
