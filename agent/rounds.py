@@ -236,8 +236,7 @@ class RewardRounds:
 
     def _tracks(self, pairs: RowPairs, limit: int = 0) -> Tracks:
         """Of each episode the first ``reward_horizon`` pairs (0: all), and no more than ``limit``, as tensors."""
-        kept = pairs.time < (self.data["reward_horizon"] or len(pairs.time))
-        kept &= pairs.time < (limit or len(pairs.time))
+        kept = pairs.time < min(n or len(pairs.time) for n in (self.data["reward_horizon"], limit))
         action, time, done, track = (
             self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done, pairs.episode)
         )

@@ -83,12 +83,10 @@ def test_imagination_alone_learns_line_from_pixels(run_dir: Path) -> None:
 
 
 def test_vmail_learns_line_from_pixels(run_dir: Path) -> None:
-    """Which never clones: better than random. How much better differs between processors (0.9 of the expert's score
-    with AVX-512, 0.4 without).
-    """
-    train(run_dir, "algo=vmail", *IMAGINED, *SMOOTH)
-    mode, _, _, chance = judged(run_dir)
-    assert permutation_test(mode, chance) < 0.001, (mode.mean(), chance.mean())
+    """Which never clones: 90 % of the expert, in 3000 steps (in 1500 with AVX-512 alone)."""
+    train(run_dir, "algo=vmail", *IMAGINED, *SMOOTH, "steps=3000", "eval.every=3000")
+    mode, _, expert, chance = judged(run_dir)
+    assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.9 * expert.mean(), (mode.mean(), expert.mean())
 
 
 def test_imagination_follows_the_reward(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
