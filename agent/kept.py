@@ -7,6 +7,7 @@ RUN/chosen    those whose own episodes came nearest to the demonstrations: no sc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from demos.errors import DemoError
 CANDIDATES = "candidates"
 DEMONSTRATED = 2000  # rows of demonstrations that are looked for, about
 FLOOR = 1e-2  # of a feature's spread
+NEIGHBOURS = (3, 2, 1)  # how much a moment itself counts, those next to it, and those beyond: one episode may be luck
 
 
 def keep_best(
@@ -44,7 +46,7 @@ def keep_best(
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that have acted, in RUN/candidates. step, updates: when; episodes: what they did, in the replay."""
+    """Weights that have acted. step, updates: when; episodes: what they did, in the replay."""
 
     step: int
     updates: int
@@ -65,6 +67,8 @@ class Chosen:
     episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. The largest
     (``furthest``) is about the one moment that was missed most, such as a cabinet that stayed closed. A reward would
     not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
+    Weights that differ by a few updates from weights that fail are not to be trusted, so a moment's distance is
+    averaged with those of the two before and the two after it (``NEIGHBOURS``).
 
     Nothing that learns reads any of this, and nothing here reads an environment's reward.
     """
@@ -72,15 +76,16 @@ class Chosen:
     def __init__(
         self, run: Path, agent: Agent, replay: Replay, keep: int, fingerprint: Mapping[str, Any], by: str = "mean"
     ) -> None:
-        """keep: so many candidates stay when there are twice as many; 0: none, as without demonstrations. by: "mean" or
-        "furthest". Raises ConfigError.
+        """keep: so many candidates stay when there are twice as many, beside the newest two; 0: none, as without
+        demonstrations. by: "mean" or "furthest". Raises ConfigError.
         """
         if by not in ("mean", "furthest"):
             raise ConfigError(f"choose_by: {by!r} is none of mean, furthest")
         self.by = by
         self.run, self.agent, self.replay, self.fingerprint = run, agent, replay, fingerprint
         self.keep = keep
-        self.candidates: list[Candidate] = []  # oldest first
+        self.candidates: list[Candidate] = []  # whose weights are kept, oldest first
+        self.played: list[Candidate] = []  # and all moments, which are the candidates' neighbours
         self._published: Candidate | None = None
 
     def add(self, step: int, updates: int, episodes: Sequence[int]) -> None:
@@ -99,16 +104,23 @@ class Chosen:
         except (OSError, DemoError) as error:
             raise CheckpointError(f"weights that may be chosen were not kept: {error}") from error
         self.candidates.append(candidate)
-        if len(self.candidates) > 2 * self.keep:
-            best = [candidate for _, candidate in self.ranked()[: self.keep]]
-            self.candidates = [c for c in self.candidates if c in best]
+        self.played.append(candidate)
+        reach = len(NEIGHBOURS) - 1
+        if len(self.candidates) > 2 * self.keep + reach:
+            newest = self.candidates[len(self.candidates) - reach :]  # what comes after them is not known yet
+            best = [candidate for _, candidate in self.ranked() if candidate not in newest][: self.keep]
+            self.candidates = [c for c in self.candidates if c in best + newest]
+            held = set(self.replay.ids("online"))
+            self.played = [c for c in self.played if held.intersection(c.episodes)]
 
     @torch.no_grad()
     def ranked(self) -> list[tuple[float, Candidate]]:
-        """Each candidate's distance, the mean over its episodes that the replay still holds, nearest first."""
+        """Each candidate's distance, the weighted mean over itself and its neighbours (each the mean over those of its
+        episodes that the replay still holds), nearest first and of equals the newest.
+        """
         held = set(self.replay.ids("online"))
-        there = [(c, [n for n in c.episodes if n in held]) for c in self.candidates if self._path(c).is_file()]
-        there = [(candidate, numbers) for candidate, numbers in there if numbers]
+        played = [(c, numbers) for c in self.played if (numbers := [n for n in c.episodes if n in held])]
+        there = [i for i, (c, _) in enumerate(played) if c in self.candidates and self._path(c).is_file()]
         if not there:
             return []
         shown = torch.cat([self._features(number) for number in self.replay.ids("expert")])
@@ -116,13 +128,21 @@ class Chosen:
         mean, std = shown.mean(0), shown.std(0) + FLOOR
         shown = (shown - mean) / std
 
-        def distance(number: int) -> float:
-            own = (self._features(number) - mean) / std
-            missed = torch.cdist(shown, own).min(1).values / shown.shape[1] ** 0.5
-            return float(missed.mean() if self.by == "mean" else missed.max())
+        @functools.cache
+        def distance(i: int) -> float:
+            found = []
+            for number in played[i][1]:
+                missed = torch.cdist(shown, (self._features(number) - mean) / std).min(1).values / shown.shape[1] ** 0.5
+                found.append(float(missed.mean() if self.by == "mean" else missed.max()))
+            return sum(found) / len(found)
 
-        found = [(sum(map(distance, numbers)) / len(numbers), candidate) for candidate, numbers in there]
-        return sorted(found, key=lambda pair: (pair[0], -pair[1].step))
+        def around(i: int) -> float:
+            reach = len(NEIGHBOURS) - 1
+            near = range(max(0, i - reach), min(len(played), i + reach + 1))
+            weights = [NEIGHBOURS[abs(j - i)] for j in near]
+            return sum(w * distance(j) for w, j in zip(weights, near, strict=True)) / sum(weights)
+
+        return sorted(((around(i), played[i][0]) for i in there), key=lambda pair: (pair[0], -pair[1].step))
 
     def publish(self) -> Candidate | None:
         """Write the best candidate to RUN/chosen and return it. Raises CheckpointError."""
@@ -153,12 +173,14 @@ class Chosen:
                     path.unlink(missing_ok=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """For the checkpoint."""
-        return [dataclasses.asdict(candidate) for candidate in self.candidates]
+        """For the checkpoint: all moments, and of which the weights are kept."""
+        return [dataclasses.asdict(c) | {"kept": c in self.candidates} for c in self.played]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Inverse of ``state_dict``."""
-        self.candidates = [Candidate(c["step"], c["updates"], tuple(c["episodes"])) for c in state]
+        self.played = [Candidate(c["step"], c["updates"], tuple(c["episodes"])) for c in state]
+        # a checkpoint of before moments were averaged names candidates alone
+        self.candidates = [c for c, told in zip(self.played, state, strict=True) if told.get("kept", True)]
 
     def _modules(self) -> dict[str, Any]:
         """What acts."""

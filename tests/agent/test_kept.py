@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from agent import checkpoint, evaluate
+from agent import checkpoint, evaluate, kept
 from agent.build import ConfigError
 from agent.checkpoint import CheckpointError
 from agent.data import Replay
@@ -29,6 +29,15 @@ class Actor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
+
+
+@pytest.fixture
+def each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment's distance is its own, without its neighbours'."""
+    monkeypatch.setattr(kept, "NEIGHBOURS", (1,))
+
+
+alone = pytest.mark.usefixtures("each_alone")
 
 
 def pieces(run: Path, keep: int = 2) -> tuple[Chosen, Replay, Any]:
@@ -68,6 +77,7 @@ def order(chosen: Chosen) -> list[int]:
     return [candidate.step for _, candidate in chosen.ranked()]
 
 
+@alone
 def test_an_episode_is_as_far_as_its_nearest_rows_are_from_those_demonstrated(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path)
     candidates(chosen, replay, agent, [0.0, 1.0], [0.5, 2.0, 1.25, 9.0])
@@ -79,6 +89,7 @@ def test_an_episode_is_as_far_as_its_nearest_rows_are_from_those_demonstrated(tm
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@alone
 def test_the_furthest_row_tells_what_was_missed(tmp_path: Path) -> None:
     """An episode that is near everywhere but at the end, and one that is a little off all along."""
     chosen, replay, agent = pieces(tmp_path)
@@ -93,6 +104,7 @@ def test_the_furthest_row_tells_what_was_missed(tmp_path: Path) -> None:
         Chosen(tmp_path, agent, replay, 2, {}, "best")
 
 
+@alone
 def test_features_count_alike(tmp_path: Path) -> None:
     """Each in units of its spread, and a distance does not grow with their number."""
     chosen, replay, agent = pieces(tmp_path)
@@ -103,6 +115,7 @@ def test_features_count_alike(tmp_path: Path) -> None:
     assert two == pytest.approx(one, rel=0.01)
 
 
+@alone
 def test_a_candidate_with_several_episodes_is_their_mean(tmp_path: Path) -> None:
     chosen, replay, _ = pieces(tmp_path)
     chosen.add(10, 3, [played(replay, [0.0, 1.0, 2.0]), played(replay, [0.0, 1.0])])
@@ -113,6 +126,7 @@ def test_a_candidate_with_several_episodes_is_their_mean(tmp_path: Path) -> None
     ]
 
 
+@alone
 def test_the_features_of_today_measure_the_episodes_of_yesterday(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path)
     candidates(chosen, replay, agent, [0.0, 1.0, 2.0], [0.0, 1.0, -2.0])
@@ -121,18 +135,58 @@ def test_the_features_of_today_measure_the_episodes_of_yesterday(tmp_path: Path)
     assert order(chosen) == [20, 10], "of equals the newest"
 
 
+@alone
 def test_the_nearest_stay_when_there_are_twice_as_many(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path, keep=2)
     candidates(chosen, replay, agent, [0.0], [0.0, 1.0, 1.9], [0.1], [0.0, 1.0])
     assert [c.step for c in chosen.candidates] == [10, 20, 30, 40]
     candidates(chosen, replay, agent, [0.2])
     assert [c.step for c in chosen.candidates] == [20, 40]
-    kept = sorted(p.name for p in (tmp_path / CANDIDATES).iterdir())
-    assert len(kept) == 5, "a checkpoint may still name them"
+    files = sorted(p.name for p in (tmp_path / CANDIDATES).iterdir())
+    assert len(files) == 5, "a checkpoint may still name them"
     chosen.tidy()
     assert sorted(p.name for p in (tmp_path / CANDIDATES).iterdir()) == [c.file for c in chosen.candidates]
 
 
+def test_a_moment_is_as_far_as_it_and_its_neighbours_are(tmp_path: Path) -> None:
+    """One good episode among bad ones is luck; of a row of good ones the middle is taken."""
+    chosen, replay, agent = pieces(tmp_path, keep=7)
+    far, near, luck = [0.0, 1.0, 1.1], [0.0, 1.0, 1.7], [0.0, 1.0, 2.0]
+    candidates(chosen, replay, agent, far, luck, far, far, near, near, near)
+    a, b, c = ((2 - x[-1]) / 3 for x in (far, near, luck))
+    expected = {
+        10: (3 * a + 2 * c + a) / 6,
+        20: (2 * a + 3 * c + 2 * a + a) / 8,
+        30: (a + 2 * c + 3 * a + 2 * a + b) / 9,
+        40: (c + 2 * a + 3 * a + 2 * b + b) / 9,
+        50: (a + 2 * a + 3 * b + 2 * b + b) / 9,
+        60: (a + 2 * b + 3 * b + 2 * b) / 8,
+        70: (b + 2 * b + 3 * b) / 6,
+    }
+    found = {candidate.step: value * (1 + FLOOR) for value, candidate in chosen.ranked()}
+    assert found == pytest.approx(expected)
+    assert order(chosen)[:2] == [70, 60]
+    candidates(chosen, replay, agent, far, far)
+    assert order(chosen)[0] == 60, "now that what came after is known"
+
+
+def test_neighbours_count_when_their_weights_are_gone(tmp_path: Path) -> None:
+    """And the newest two stay, however they look: what comes after them is not known yet."""
+    chosen, replay, agent = pieces(tmp_path, keep=1)
+    good, bad = [0.0, 1.0, 2.0], [0.0]
+    candidates(chosen, replay, agent, bad, good, bad, bad, bad)
+    assert [c.step for c in chosen.candidates] == [20, 40, 50]
+    assert [c.step for c in chosen.played] == [10, 20, 30, 40, 50]
+    before = dict((c.step, value) for value, c in chosen.ranked())
+    assert before[20] * (1 + FLOOR) == pytest.approx((2 + 0 + 2 + 1) * 1.0 / 8)
+    again = Chosen(tmp_path, agent, replay, 1, {})
+    again.load_state_dict(chosen.state_dict())
+    assert again.ranked() == chosen.ranked() and again.candidates == chosen.candidates
+    again.load_state_dict([{"step": 20, "updates": 20, "episodes": [1]}])
+    assert order(again) == [20], "as checkpoints of before told it"
+
+
+@alone
 def test_what_the_replay_or_the_folder_lost_is_no_candidate(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path)
     candidates(chosen, replay, agent, [0.0, 1.0, 2.0], [0.0, 0.0], [0.0, 1.0])
@@ -143,6 +197,7 @@ def test_what_the_replay_or_the_folder_lost_is_no_candidate(tmp_path: Path) -> N
     assert order(chosen) == [] and chosen.publish() is None
 
 
+@alone
 def test_what_is_published_are_the_weights_of_that_moment(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path)
     candidates(chosen, replay, agent, [0.0], [0.0, 1.0], [0.0])
@@ -194,7 +249,7 @@ def test_a_run_keeps_evaluates_and_names_its_choice(tmp_path: Path, monkeypatch:
     start(run, "choose=1")
     assert (run / "log.txt").read_text().rstrip().endswith(f"python -m agent.evaluate run={run} weights=chosen")
     step = [line["eval/chosen_step"] for line in lines(run) if "eval/chosen_step" in line][-1]
-    named = {c["step"] for c in state(run)["chosen"]}
+    named = {c["step"] for c in state(run)["chosen"] if c["kept"]}
     assert step in named and {p.name for p in (run / CANDIDATES).iterdir()} == {Candidate(s, 0, ()).file for s in named}
     assert evaluate.main([f"run={run}", "episodes=2", "envs=1", "videos=false", "weights=chosen"]) == 0
     assert (run / "eval-chosen.json").exists()
