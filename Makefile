@@ -23,11 +23,12 @@ help:
 train: $(STAMP)
 	$(BIN)/python -m agent.train task=kitchen obs=pixels $(ARGS)
 
+# a process for each core; a file's tests share what it has trained, so they stay together
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m "slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto -m "slow and not gpu" $(ARGS)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -q -m gpu $(ARGS)

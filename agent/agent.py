@@ -157,7 +157,7 @@ class Agent(nn.Module):
             return metrics
         with self.autocast():
             pairs = self._demo_pairs(demo, expert_chunk)
-            clone = self._blurred(pairs)
+            clone = self._blurred(self._cloned(pairs, own, agent_chunk))
             if "policy" not in parts or self.policy.wants == "pairs":
                 losses, found = self.policy.clone(PolicyBatch(clone))
             elif self.policy.wants == "transitions":
@@ -226,8 +226,17 @@ class Agent(nn.Module):
         state, action, _, _ = to_pairs(demo.feat, chunk.action, axis=1)
         return ClonePairs(state.flatten(0, 1), action.flatten(0, 1), pair_weight(chunk).flatten())
 
+    def _cloned(self, pairs: ClonePairs, own: Latent, chunk: Chunk) -> ClonePairs:
+        """The demonstrated pairs, and those of own episodes that came near to them (``data.clone_own``)."""
+        if chunk.imitated is None:
+            return pairs
+        more = self._demo_pairs(own, chunk)
+        weight = more.weight * chunk.imitated.float().repeat_interleave(chunk.action.shape[1] - 1)
+        both = (pairs.feat, more.feat), (pairs.action, more.action), (pairs.weight, weight)
+        return ClonePairs(*(torch.cat(two) for two in both))
+
     def _blurred(self, pairs: ClonePairs) -> ClonePairs:
-        """What is cloned: the demonstrated pairs, with noise on their features."""
+        """What is cloned, with noise on its features."""
         std = self.options.clone_noise
         return replace(pairs, feat=pairs.feat + std * torch.randn_like(pairs.feat)) if std > 0 else pairs
 

@@ -7,13 +7,11 @@ RUN/chosen    those whose own episodes came nearest to the demonstrations: no sc
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -21,17 +19,13 @@ from torch import Tensor
 
 from agent import checkpoint
 from agent.agent import Agent
-from agent.batch import to_device
-from agent.build import ConfigError
 from agent.checkpoint import CheckpointError
-from agent.data import Replay
 from agent.finished import FOLDERS
+from agent.nearness import Nearness
 from demos.dataset import write_atomic
 from demos.errors import DemoError
 
 CANDIDATES = "candidates"
-DEMONSTRATED = 2000  # rows of demonstrations that are looked for, about
-FLOOR = 1e-2  # of a feature's spread
 NEIGHBOURS = (3, 2, 1)  # how much a moment itself counts, those next to it, and those beyond: one episode may be luck
 
 
@@ -59,31 +53,19 @@ class Candidate:
 
 
 class Chosen:
-    """Of the weights that have acted, those whose own episodes come nearest to what was demonstrated:
-
-        distance = mean, or largest, over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
-
-    with features f of the world model as it is now, in units of their spread over the demonstrations. It asks of an
-    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. The largest
-    (``furthest``) is about the one moment that was missed most, such as a cabinet that stayed closed. A reward would
-    not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
-    Weights that differ by a few updates from weights that fail are not to be trusted, so a moment's distance is
-    averaged with those of the two before and the two after it (``NEIGHBOURS``).
+    """Of the weights that have acted, those whose own episodes come nearest to what was demonstrated
+    (``agent.nearness``). Weights that differ by a few updates from weights that fail are not to be trusted, so a
+    moment's distance is averaged with those of the two before and the two after it (``NEIGHBOURS``).
 
     Nothing that learns reads any of this, and nothing here reads an environment's reward.
     """
 
-    def __init__(
-        self, run: Path, agent: Agent, replay: Replay, keep: int, fingerprint: Mapping[str, Any], by: str = "mean"
-    ) -> None:
+    def __init__(self, run: Path, nearness: Nearness, keep: int, fingerprint: Mapping[str, Any]) -> None:
         """keep: so many candidates stay when there are twice as many, beside the newest two; 0: none, as without
-        demonstrations. by: "mean" or "furthest". Raises ConfigError.
+        demonstrations.
         """
-        if by not in ("mean", "furthest"):
-            raise ConfigError(f"choose_by: {by!r} is none of mean, furthest")
-        self.by = by
-        self.run, self.agent, self.replay, self.fingerprint = run, agent, replay, fingerprint
-        self.keep = keep
+        self.nearness, self.agent, self.replay = nearness, nearness.agent, nearness.replay
+        self.run, self.fingerprint, self.keep = run, fingerprint, keep
         self.candidates: list[Candidate] = []  # whose weights are kept, oldest first
         self.played: list[Candidate] = []  # and all moments, which are the candidates' neighbours
         self._published: Candidate | None = None
@@ -113,7 +95,6 @@ class Chosen:
             held = set(self.replay.ids("online"))
             self.played = [c for c in self.played if held.intersection(c.episodes)]
 
-    @torch.no_grad()
     def ranked(self) -> list[tuple[float, Candidate]]:
         """Each candidate's distance, the weighted mean over itself and its neighbours (each the mean over those of its
         episodes that the replay still holds), nearest first and of equals the newest.
@@ -123,26 +104,17 @@ class Chosen:
         there = [i for i, (c, _) in enumerate(played) if c in self.candidates and self._path(c).is_file()]
         if not there:
             return []
-        shown = torch.cat([self._features(number) for number in self.replay.ids("expert")])
-        shown = shown[:: max(1, len(shown) // DEMONSTRATED)]
-        mean, std = shown.mean(0), shown.std(0) + FLOOR
-        shown = (shown - mean) / std
+        reach = len(NEIGHBOURS) - 1
+        near = {i: range(max(0, i - reach), min(len(played), i + reach + 1)) for i in there}
+        moments = sorted({j for around in near.values() for j in around})
+        far = self.nearness.distances(number for j in moments for number in played[j][1])
+        mean = {j: sum(far[number] for number in played[j][1]) / len(played[j][1]) for j in moments}
 
-        @functools.cache
-        def distance(i: int) -> float:
-            found = []
-            for number in played[i][1]:
-                missed = torch.cdist(shown, (self._features(number) - mean) / std).min(1).values / shown.shape[1] ** 0.5
-                found.append(float(missed.mean() if self.by == "mean" else missed.max()))
-            return sum(found) / len(found)
+        def averaged(i: int) -> float:
+            weights = {j: NEIGHBOURS[abs(j - i)] for j in near[i]}
+            return sum(w * mean[j] for j, w in weights.items()) / sum(weights.values())
 
-        def around(i: int) -> float:
-            reach = len(NEIGHBOURS) - 1
-            near = range(max(0, i - reach), min(len(played), i + reach + 1))
-            weights = [NEIGHBOURS[abs(j - i)] for j in near]
-            return sum(w * distance(j) for w, j in zip(weights, near, strict=True)) / sum(weights)
-
-        return sorted(((around(i), played[i][0]) for i in there), key=lambda pair: (pair[0], -pair[1].step))
+        return sorted(((averaged(i), played[i][0]) for i in there), key=lambda pair: (pair[0], -pair[1].step))
 
     def publish(self) -> Candidate | None:
         """Write the best candidate to RUN/chosen and return it. Raises CheckpointError."""
@@ -189,11 +161,3 @@ class Chosen:
 
     def _path(self, candidate: Candidate) -> Path:
         return self.run / CANDIDATES / candidate.file
-
-    def _features(self, episode: int) -> Tensor:
-        """(T, F) of an episode's rows. Looking does not change the training's random numbers."""
-        agent = self.agent
-        chunk = to_device(self.replay.get(episode), 0, agent.device)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), agent.autocast():
-            torch.manual_seed(0)
-            return agent.world.observe(chunk).feat[0].float()

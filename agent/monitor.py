@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from agent import video
-from agent.batch import to_device, transitions
+from agent.batch import join, to_device, transitions
 from agent.collect import Interrupted, Trace, run_episodes
 from agent.data import Which
 from agent.given import simulated
 from agent.imagine import imagine, stepped
 from agent.score import summarise
-from models.world_model import Chunk
 
 if TYPE_CHECKING:
     from agent.trainer import Trainer
@@ -114,8 +113,7 @@ def _open_loop(trainer: Trainer) -> None:
     parts = [
         to_device(trainer.replay.sample(3, data["length"], rng, which=kind), 0, trainer.agent.device) for kind in kinds
     ]
-    names = [n for n in Chunk.__dataclass_fields__ if n != "truth"]
-    chunk = Chunk(*(torch.cat([getattr(p, n) for p in parts]) for n in names))
+    chunk = join(*parts)
     world: Any = trainer.agent.world
     model = world.open_loop(chunk, min(CONTEXT, data["length"] - 1)).cpu().numpy()
     truth = chunk.obs.cpu().numpy()

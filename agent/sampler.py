@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from agent.batch import to_device
 from agent.build import ConfigError
 from agent.chunks import By
 from agent.data import Replay
+from agent.nearness import Imitated
 from models.world_model import Chunk
 
 
@@ -26,14 +28,24 @@ def scheduled(value: float | Sequence[Sequence[float]] | None, at: float) -> flo
 class Sampler:
     """Draws from a replay as the data regime says; the random stream is the caller's."""
 
-    def __init__(self, replay: Replay, data: Mapping[str, Any], device: torch.device, *, online: bool) -> None:
-        """data: the configuration's data regime; online: whether it steps environments.
+    def __init__(
+        self,
+        replay: Replay,
+        data: Mapping[str, Any],
+        device: torch.device,
+        *,
+        online: bool,
+        imitated: Imitated | None = None,
+    ) -> None:
+        """data: the configuration's data regime; online: whether it steps environments; imitated: own episodes that are
+        cloned.
 
         Raises ConfigError for a ``sample_by`` that there is not.
         """
         if data["sample_by"] not in get_args(By):
             raise ConfigError(f"data.sample_by: {data['sample_by']!r} is none of {', '.join(get_args(By))}")
         self.replay, self.data, self.device, self.online = replay, data, device, online
+        self.imitated = imitated
 
     def draw(self, rng: np.random.Generator, paid: float) -> tuple[Chunk, Chunk]:
         """An agent chunk and an expert chunk; while there are only demonstrations and both would be fitted, one for
@@ -54,4 +66,8 @@ class Sampler:
             return expert, expert
         fraction = scheduled(data["expert_fraction"], paid) if own_rows else None
         rows = self.replay.sample(*size, expert_fraction=fraction, **how)
-        return to_device(rows, data["burn_in"], self.device), expert
+        own = to_device(rows, data["burn_in"], self.device)
+        if own_rows and self.imitated is not None and self.imitated.number:
+            flags = torch.from_numpy(np.isin(rows.episode, self.imitated.episodes))
+            own = replace(own, imitated=flags.to(self.device, non_blocking=True))
+        return own, expert

@@ -25,6 +25,7 @@ from agent.ending import Rows, ended
 from agent.graph import GraphedUpdate
 from agent.kept import Chosen, keep_best
 from agent.logger import Logger
+from agent.nearness import Imitated, Nearness
 from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
@@ -60,7 +61,10 @@ class Trainer:
             raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")
         self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
-        self.sampler = Sampler(replay, self.data, agent.device, online=self.online)
+        nearness = Nearness(agent, replay, config["choose_by"])
+        self.chosen = Chosen(run, nearness, config["choose"], fingerprint(config))
+        self.imitated = Imitated(nearness, self.data["clone_own"])
+        self.sampler = Sampler(replay, self.data, agent.device, online=self.online, imitated=self.imitated)
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
@@ -68,7 +72,6 @@ class Trainer:
         self.counters: dict[str, float] = defaultdict(float)
         self.early_stop = holdout.EarlyStop(agent, aside, config["obs"]["key"], self.counters)
         self.scores: dict[str, float] = {}
-        self.chosen = Chosen(run, agent, replay, config["choose"], fingerprint(config), config["choose_by"])
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
         self._graphed = config["graph"] and agent.device.type == "cuda"
@@ -79,8 +82,8 @@ class Trainer:
         if state is None:
             given.fill(replay, agent, demos, self.dataset, config["obs"]["key"], envs.horizon)
             staged = self.online or (self.upkeep is not None and self.data["stages"])
-            # what pre-training reached is worth seeing
-            self.counters["next_eval"] = 0 if staged else config["eval"]["every"]
+            self.counters["evaluated"] = -1
+            self.counters["next_eval"] = 0 if staged and config["eval"]["at_start"] else config["eval"]["every"]
         else:
             self._resume(state)
         self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
@@ -98,6 +101,7 @@ class Trainer:
         self.scores.update(state["scores"])
         self.recent = [int(i) for i in state["recent"]]
         self.chosen.load_state_dict(state.get("chosen", []))
+        self.imitated.load_state_dict(state.get("imitated", []))
         self.early_stop.weights = state["held_out"]
         self._set_random_state(state["rng"])
 
@@ -115,6 +119,7 @@ class Trainer:
             "scores": dict(self.scores),
             "recent": list(self.recent),
             "chosen": self.chosen.state_dict(),
+            "imitated": self.imitated.state_dict(),
             "held_out": self.early_stop.weights,
             "logger_lines": self.logger.lines,
             "rng": self._random_state(),
@@ -166,8 +171,8 @@ class Trainer:
         """Run to the end, or until ``stop`` is set; saves at the end in both cases."""
         with contextlib.suppress(FitStopped):  # a resumed run begins the fit again
             self._loop()
-        due = self.counters["next_eval"] <= self.step and not self._out_of_time()  # steps=0: what the stages reached
-        if not self.stop and (due or self.counters["evaluated"] < self.step):
+        staging = self.step == 0 and self._out_of_time()  # the stages are not done
+        if not self.stop and not staging and self.counters["evaluated"] < self.step:
             self._evaluate()
         self.save()
 
@@ -278,6 +283,7 @@ class Trainer:
             self.counters["episodes"] += 1
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
+        self.imitated.add(fresh)
         seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))}
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()

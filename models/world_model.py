@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +23,8 @@ class Chunk:
     obs: (B, T, 64, 64, 3) uint8 or (B, T, d) float, action: (B, T, A), is_first/is_last/is_terminal: (B, T) bool,
     expert: (B,) bool, valid: (B, T) bool: the posterior of this row has seen enough history to be learned from,
     truth: (B, T) the environment's reward of the step that led to the row, only of a replay that keeps it
-    (``reward=truth``).
+    (``reward=truth``), imitated: (B,) bool, own episodes that are cloned beside demonstrations, only where some may be
+    (``data.clone_own``).
     """
 
     obs: Tensor
@@ -34,6 +35,7 @@ class Chunk:
     expert: Tensor
     valid: Tensor
     truth: Tensor | None = None
+    imitated: Tensor | None = None
 
 
 class WorldModel(Protocol):
@@ -180,8 +182,8 @@ class PixelWorldModel(nn.Module):
 
     def open_loop(self, chunk: Chunk, context: int) -> Tensor:
         """Observe ``context`` rows, then imagine with the recorded actions: image means (B, T, 64, 64, 3) in [0, 1]."""
-        seen = {f.name: getattr(chunk, f.name)[:, :context] for f in fields(Chunk) if f.name not in ("expert", "truth")}
-        head = Chunk(**seen, expert=chunk.expert)
+        rows = ("obs", "action", "is_first", "is_last", "is_terminal", "valid")
+        head = Chunk(**{name: getattr(chunk, name)[:, :context] for name in rows}, expert=chunk.expert)
         posts = self.observe(head)
         feats = [posts.feat]
         z = posts[:, -1]

@@ -125,7 +125,7 @@ def test_cmil_trains_on_the_demonstrations_of_its_paper(
         pytest.skip("the CMIL demonstrations are not there: ../shared/datasets/cmil/kitchen does not exist")
     monkeypatch.setattr("envs.vector.VectorEnv", LocalVector)
     settings = ("task=kitchen", f"demos={folder}", "n_demos=10", "steps=560", "eval.every=560", "eval.videos=true")
-    train(run_dir, *settings, "data.updates_per_step=0.01")
+    train(run_dir, *settings, "data.updates_per_step=0.01", "eval.at_start=true")
     counters = state(run_dir)["counters"]
     assert (counters["env_steps"], counters["episodes"], counters["updates"]) == (560, 2, 8 + 5)
     *shown, first, second = [entry[3] for entry in state(run_dir)["replay"]["episodes"]]

@@ -219,7 +219,7 @@ def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) 
     update(agent, chunks)
     joined, (own, demo) = seen
     assert joined.truth is None, "no world model sees the environment's reward"
-    for name in (f.name for f in dataclasses.fields(Chunk) if f.name != "truth"):
+    for name in (f.name for f in dataclasses.fields(Chunk) if f.name not in ("truth", "imitated")):
         assert torch.equal(getattr(joined, name), torch.cat([getattr(c, name) for c in chunks]))
     assert own.feat.shape == demo.feat.shape == (2, 5, STOCH + DETER)
     assert torch.equal(batches[0].clone.feat.unflatten(0, (2, 4)), demo.feat[:, :-1])
@@ -468,6 +468,32 @@ def test_noise_blurs_what_is_cloned_and_nothing_else(
     assert noise.std().item() == pytest.approx(0.3, rel=0.2) and noise.mean().abs().item() < 0.1
     assert torch.equal(clone.action, pairs.action) and torch.equal(clone.weight, pairs.weight)
     assert torch.equal(seen["expert"], torch.cat([pairs.feat, pairs.action], -1))
+
+
+def test_own_episodes_that_came_near_are_cloned_and_shown_to_nobody_as_demonstrations(
+    monkeypatch: pytest.MonkeyPatch, chunks: tuple[Chunk, Chunk]
+) -> None:
+    def learned(imitated: list[bool] | None) -> tuple[PolicyBatch, Tensor, Tensor]:
+        agent = make_agent(joint_batch=True)
+        batches, loss, compared = capture(agent), agent.reward.loss, []
+        monkeypatch.setattr(agent.reward, "loss", lambda x, *rest: compared.append(x) or loss(x, *rest))
+        flags = None if imitated is None else torch.tensor(imitated)
+        metrics = update(agent, (dataclasses.replace(chunks[0], imitated=flags), chunks[1]))
+        return batches[0], compared[0], metrics["bc_nll"]
+
+    batch, expert, nll = learned([False, True])
+    alone, same_expert, nll_alone = learned(None)
+    own = chunks[0]
+    demo, more = batch.clone.action.split(8)
+    assert torch.equal(demo, alone.clone.action) and torch.equal(more.unflatten(0, (2, 4)), own.action[:, 1:])
+    weight = (own.valid[:, :-1] & ~own.is_first[:, 1:]).float()
+    assert weight[1].sum() > 0
+    weight[0] = 0
+    assert torch.equal(batch.clone.weight[8:], weight.flatten()) and torch.equal(
+        batch.clone.weight[:8], alone.clone.weight
+    )
+    assert torch.equal(expert, same_expert) and len(expert) == 8, "the reward is shown demonstrations alone"
+    assert nll != nll_alone and learned([False, False])[2] == pytest.approx(float(nll_alone))
 
 
 def test_cloning_converges_to_the_demonstrated_actions() -> None:

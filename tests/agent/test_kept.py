@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,9 +16,10 @@ from agent.build import ConfigError
 from agent.checkpoint import CheckpointError
 from agent.data import Replay
 from agent.finished import open_run, restore
-from agent.kept import CANDIDATES, FLOOR, Candidate, Chosen
+from agent.kept import CANDIDATES, Candidate, Chosen
+from agent.nearness import FLOOR, Nearness
 from envs.make import make
-from models.state_model import StateModel
+from tests.agent.replays import played, states
 from tests.agent.runs import lines, local, start, state
 
 
@@ -42,35 +42,18 @@ alone = pytest.mark.usefixtures("each_alone")
 
 def pieces(run: Path, keep: int = 2) -> tuple[Chosen, Replay, Any]:
     """Chosen on a replay of one-dimensional states, and its agent."""
-    layout: dict[str, Any] = {"obs_shape": (1,), "obs_dtype": "float32", "action_size": 1}
-    replay = Replay(run / "replay", **layout, capacity=60, budget_gb=1.0)
-    played(replay, [0.0, 1.0, 2.0], expert=True)
-    agent: Any = SimpleNamespace(
-        slow=None,
-        world=StateModel(1),
-        policy=Actor(),
-        device=torch.device("cpu"),
-        autocast=lambda: torch.autocast("cpu", enabled=False),
-    )
-    return Chosen(run, agent, replay, keep, {}), replay, agent
-
-
-def played(replay: Replay, states: list[float], *, expert: bool = False) -> int:
-    """An episode that goes through these states; its identity."""
-    states = states * 2 if len(states) == 1 else states  # an episode has a step
-    n = len(states)
-    flags = np.arange(n) == 0, np.arange(n) == n - 1, np.zeros(n, bool)
-    obs, action = np.array(states, np.float32)[:, None], np.zeros((n, 1), np.float32)
-    return replay.add_episode(obs, action, *flags, expert=expert, horizon=10)
+    replay, agent = states(run)
+    agent.policy = Actor()
+    return Chosen(run, Nearness(agent, replay), keep, {}), replay, agent
 
 
 def candidates(chosen: Chosen, replay: Replay, agent: Any, *episodes: list[float]) -> None:
     """One candidate after each episode; its weight is its step."""
-    for states in episodes:
+    for path in episodes:
         with torch.no_grad():
             agent.policy.weight += 10
         step = int(agent.policy.weight)
-        chosen.add(step, step, [played(replay, states)])
+        chosen.add(step, step, [played(replay, path)])
 
 
 def order(chosen: Chosen) -> list[int]:
@@ -97,11 +80,11 @@ def test_the_furthest_row_tells_what_was_missed(tmp_path: Path) -> None:
     spread = 1.0 + FLOOR
     assert [round(value * spread, 5) for value, _ in chosen.ranked()] == [round(0.8 / 3, 5), round(1.2 / 3, 5)]
     assert order(chosen) == [10, 20]
-    by = Chosen(tmp_path, agent, replay, 2, {}, "furthest")
+    by = Chosen(tmp_path, Nearness(agent, replay, "furthest"), 2, {})
     by.load_state_dict(chosen.state_dict())
     assert [round(value * spread, 5) for value, _ in by.ranked()] == [0.4, 0.8] and order(by) == [20, 10]
     with pytest.raises(ConfigError, match=r"choose_by: 'best' is none of mean, furthest"):
-        Chosen(tmp_path, agent, replay, 2, {}, "best")
+        Nearness(agent, replay, "best")
 
 
 @alone
@@ -179,7 +162,7 @@ def test_neighbours_count_when_their_weights_are_gone(tmp_path: Path) -> None:
     assert [c.step for c in chosen.played] == [10, 20, 30, 40, 50]
     before = dict((c.step, value) for value, c in chosen.ranked())
     assert before[20] * (1 + FLOOR) == pytest.approx((2 + 0 + 2 + 1) * 1.0 / 8)
-    again = Chosen(tmp_path, agent, replay, 1, {})
+    again = Chosen(tmp_path, Nearness(agent, replay), 1, {})
     again.load_state_dict(chosen.state_dict())
     assert again.ranked() == chosen.ranked() and again.candidates == chosen.candidates
     again.load_state_dict([{"step": 20, "updates": 20, "episodes": [1]}])
@@ -216,7 +199,7 @@ def test_what_is_published_are_the_weights_of_that_moment(tmp_path: Path) -> Non
 def test_its_state_is_restored(tmp_path: Path) -> None:
     chosen, replay, agent = pieces(tmp_path)
     candidates(chosen, replay, agent, [0.0], [0.0, 1.0])
-    again = Chosen(tmp_path, agent, replay, 2, {})
+    again = Chosen(tmp_path, Nearness(agent, replay), 2, {})
     again.load_state_dict(chosen.state_dict())
     assert again.ranked() == chosen.ranked()
 
@@ -228,7 +211,7 @@ def test_without_demonstrations_nothing_is_kept(tmp_path: Path, kind: str) -> No
         replay = Replay(
             tmp_path / "own", obs_shape=(1,), obs_dtype="float32", action_size=1, capacity=60, budget_gb=1.0
         )
-    chosen = Chosen(tmp_path, agent, replay, 0 if kind == "off" else 2, {})
+    chosen = Chosen(tmp_path, Nearness(agent, replay), 0 if kind == "off" else 2, {})
     candidates(chosen, replay, agent, [0.1])
     assert chosen.candidates == [] and chosen.publish() is None and not (tmp_path / CANDIDATES).exists()
 

@@ -44,7 +44,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Path]:
     """A run as a user starts it, with environment processes, videos and pictures."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    arguments = ("task=count", "obs=pixels", "size=debug", "threads=1", "steps=60", "eval.every=40", "log_every=2")
+    options = "task=count obs=pixels size=debug threads=1 steps=60 eval.every=40 eval.at_start=true log_every=2"
+    arguments = options.split()
     done = subprocess.run(
         command(folder, *arguments), cwd=root, capture_output=True, text=True, timeout=120, check=False
     )
@@ -263,7 +264,7 @@ def test_a_run_stops_when_it_is_good_enough_and_goes_on_when_it_shall_be_better(
     """``eval.stop_at``: at an evaluation, and as if it had never stopped."""
     local(monkeypatch)
     options = ("algo=expert", "obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "steps=90",
-               "eval.every=30")  # fmt: skip
+               "eval.every=30", "eval.at_start=true")  # fmt: skip
     start(tmp_path / "whole", *options)
     start(tmp_path / "pieces", *options, "eval.stop_at=0")
     seen = [line for line in lines(tmp_path / "pieces") if "eval/score_mode" in line]
@@ -279,7 +280,8 @@ def test_a_run_stops_when_it_is_good_enough_and_goes_on_when_it_shall_be_better(
 def test_ctrl_c_in_a_terminal_saves_and_says_so(run: Path, tmp_path: Path, root: Path) -> None:
     """A terminal sends the signal to the environments' processes as well."""
     folder = tmp_path / "run"
-    arguments = ("task=line", "size=debug", "threads=1", "steps=1000000", "eval.every=1000000", "eval.videos=false")
+    options = "task=line size=debug threads=1 steps=1000000 eval.every=1000000 eval.at_start=true eval.videos=false"
+    arguments = options.split()
     process = subprocess.Popen(
         command(folder, *arguments),
         cwd=root,

@@ -302,7 +302,7 @@ def test_the_weights_of_the_best_evaluation_are_kept(run_dir: Path, monkeypatch:
         assert found is not None
         return found["step"], found["modules"]
 
-    start(run_dir, "steps=90", "eval.every=30")  # evaluated at 0, 30, 60, 90
+    start(run_dir, "steps=90", "eval.every=30", "eval.at_start=true")  # evaluated at 0, 30, 60, 90
     step, modules = best()
     assert step == 60 and set(modules) == {"world", "reward", "policy", "slow"}
     assert len(list((run_dir / "best").glob("step-*"))) == 1
