@@ -38,15 +38,36 @@ class Nearness:
     @torch.no_grad()
     def distances(self, episodes: Iterable[int]) -> dict[int, float]:
         """Of own episodes, by their identities in the replay."""
-        shown = torch.cat([self._features(number) for number in self.replay.ids("expert")])
+        shown, mean, std = self._shown()
+        return self._distances(episodes, torch.cat(shown), mean, std)
+
+    @torch.no_grad()
+    def relative(self, episodes: Iterable[int]) -> dict[int, float]:
+        """The same in units of how far a demonstration is from all others, on average: 1 is as near as they are. With a
+        single demonstration, of none.
+        """
+        shown, mean, std = self._shown()
+        if len(shown) < 2:
+            return {}
+        others = [torch.cat(shown[:i] + shown[i + 1 :]) for i in range(len(shown))]
+        unit = sum(self._missed(rest, one) for rest, one in zip(others, shown, strict=True)) / len(shown)
+        found = self._distances(episodes, torch.cat(shown), mean, std)
+        return {number: distance / max(unit, FLOOR) for number, distance in found.items()}
+
+    def _shown(self) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Features (T, F) of each demonstration in units of their spread, and what it takes to bring others there."""
+        features = [self._features(number) for number in self.replay.ids("expert")]
+        rows = torch.cat(features)
+        mean, std = rows.mean(0), rows.std(0) + FLOOR
+        return [(each - mean) / std for each in features], mean, std
+
+    def _distances(self, episodes: Iterable[int], shown: Tensor, mean: Tensor, std: Tensor) -> dict[int, float]:
+        return {number: self._missed(shown, (self._features(number) - mean) / std) for number in episodes}
+
+    def _missed(self, shown: Tensor, own: Tensor) -> float:
         shown = shown[:: max(1, len(shown) // DEMONSTRATED)]
-        mean, std = shown.mean(0), shown.std(0) + FLOOR
-        shown = (shown - mean) / std
-        found = {}
-        for number in episodes:
-            missed = torch.cdist(shown, (self._features(number) - mean) / std).min(1).values / shown.shape[1] ** 0.5
-            found[number] = float(missed.mean() if self.by == "mean" else missed.max())
-        return found
+        missed = torch.cdist(shown, own).min(1).values / shown.shape[1] ** 0.5
+        return float(missed.mean() if self.by == "mean" else missed.max())
 
     def _features(self, episode: int) -> Tensor:
         """(T, F) of an episode's rows."""
@@ -58,8 +79,8 @@ class Nearness:
 
 
 class Imitated:
-    """Own episodes that are cloned beside the demonstrations: those that came nearest to them, as they were when they
-    were played, and never more than half of all.
+    """Own episodes that are cloned beside demonstrations: those that came as near to them, when they were played, as
+    they are to each other.
 
     What an imagined return teaches is no better than the model, which is wrong alike in all its heads about contacts
     that it takes for good; an own episode that went where demonstrations go says what does work from where the policy
@@ -67,24 +88,26 @@ class Imitated:
     """
 
     def __init__(self, nearness: Nearness, number: int) -> None:
-        """number: so many at most; 0: none."""
+        """number: so many at most, the nearest; 0: none."""
         self.nearness, self.number = nearness, number
         self.distances: dict[int, float] = {}  # of the episodes that the replay holds, oldest first
 
-    def add(self, episodes: Sequence[int]) -> None:
-        """These have just been played, from the task's own start."""
+    def add(self, episodes: Sequence[int]) -> dict[str, float]:
+        """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned."""
         replay = self.nearness.replay
-        if not self.number or not replay.expert_rows:
-            return
-        self.distances |= self.nearness.distances(episodes)
+        if not self.number or not replay.expert_rows or not episodes:
+            return {}
+        found = self.nearness.relative(episodes)
         held = set(replay.ids("online"))
-        self.distances = {number: value for number, value in self.distances.items() if number in held}
+        self.distances = {n: value for n, value in (self.distances | found).items() if n in held}
+        seen = {"train/distance": sum(found.values()) / len(found)} if found else {}
+        return seen | {"train/imitated": float(len(self.episodes))}
 
     @property
     def episodes(self) -> list[int]:
         """Their identities, nearest first."""
-        nearest = sorted(self.distances, key=self.distances.__getitem__)
-        return nearest[: min(self.number, len(nearest) // 2)]
+        near = [number for number, value in self.distances.items() if value <= 1]
+        return sorted(near, key=self.distances.__getitem__)[: self.number]
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""

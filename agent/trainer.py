@@ -283,8 +283,7 @@ class Trainer:
             self.counters["episodes"] += 1
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
-        self.imitated.add(fresh)
-        seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))}
+        seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))} | self.imitated.add(fresh)
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())

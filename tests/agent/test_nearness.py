@@ -11,32 +11,52 @@ import torch
 from agent.nearness import Imitated, Nearness
 from agent.sampler import Sampler
 from tests.agent.replays import played, states
-from tests.agent.runs import start, state
+from tests.agent.runs import lines, start, state
 
 
-def test_the_nearest_are_cloned_and_never_more_than_half(tmp_path: Path) -> None:
-    replay, agent = states(tmp_path)
-    imitated = Imitated(Nearness(agent, replay), 2)
-    far, near, nearer = [0.0], [0.0, 1.0], [0.0, 1.0, 1.9]
-    numbers = []
-    for path, expected in ((near, []), (far, [0]), (nearer, [2]), (far, [2, 0]), (far, [2, 0]), (nearer, [2, 5])):
-        numbers.append(played(replay, path))
-        imitated.add(numbers[-1:])
+def two(folder: Path) -> Nearness:
+    """Demonstrations through 0, 1, 2 and 0, 1, 1.5: each misses one row of the other by a half."""
+    replay, agent = states(folder)
+    played(replay, [0.0, 1.0, 1.5], expert=True)
+    return Nearness(agent, replay)
+
+
+def test_the_unit_is_how_far_demonstrations_are_from_each_other(tmp_path: Path) -> None:
+    nearness = two(tmp_path)
+    numbers = [played(nearness.replay, path) for path in ([0.0, 1.0, 2.0], [0.0, 1.0, 1.75], [0.0, 1.0])]
+    # of six rows, in thirds of a half
+    assert nearness.relative(numbers) == pytest.approx(dict(zip(numbers, (0.5, 0.5, 1.5), strict=True)))
+    furthest = Nearness(nearness.agent, nearness.replay, "furthest")
+    assert furthest.relative(numbers) == pytest.approx(dict(zip(numbers, (1.0, 0.5, 2.0), strict=True)))
+    replay, agent = states(tmp_path / "one")
+    assert Nearness(agent, replay).relative([played(replay, [0.0])]) == {}
+
+
+def test_what_is_as_near_as_demonstrations_are_is_cloned(tmp_path: Path) -> None:
+    imitated = Imitated(two(tmp_path), 2)
+    far, near, nearer = [0.0, 1.0], [0.0, 1.0, 1.4], [0.0, 1.0, 1.6]
+    numbers: list[int] = []
+    for path, expected in ((far, []), (near, [1]), (far, [1]), (nearer, [3, 1]), (nearer, [3, 4]), (far, [3, 4])):
+        numbers.append(played(imitated.nearness.replay, path))
+        seen = imitated.add(numbers[-1:])
         assert imitated.episodes == [numbers[i] for i in expected]
+        assert seen["train/imitated"] == len(expected) and (seen["train/distance"] > 1) == (path is far)
+    assert imitated.add([]) == {}
 
 
-def test_none_are_where_none_are_asked_for_or_nothing_was_shown(tmp_path: Path) -> None:
-    replay, agent = states(tmp_path / "shown")
-    alone, nobody = states(tmp_path / "alone", demonstrations=False)
-    for imitated in (Imitated(Nearness(agent, replay), 0), Imitated(Nearness(nobody, alone), 3)):
+def test_none_are_where_none_are_asked_for_or_little_was_shown(tmp_path: Path) -> None:
+    replay, agent = states(tmp_path / "one")
+    nothing, nobody = states(tmp_path / "nothing", demonstrations=False)
+    off = Imitated(two(tmp_path / "off"), 0)
+    for imitated in (off, Imitated(Nearness(agent, replay), 3), Imitated(Nearness(nobody, nothing), 3)):
         for _ in range(4):
-            imitated.add([played(imitated.nearness.replay, [0.0, 1.0])])
+            imitated.add([played(imitated.nearness.replay, [0.0, 1.0, 2.0])])
         assert imitated.episodes == [] and imitated.state_dict() == []
 
 
 def test_what_the_replay_has_lost_is_forgotten_and_the_state_is_restored(tmp_path: Path) -> None:
-    replay, agent = states(tmp_path)
-    imitated = Imitated(Nearness(agent, replay), 3)
+    imitated = Imitated(two(tmp_path), 3)
+    replay = imitated.nearness.replay
     first = played(replay, [0.0, 1.0, 2.0])
     imitated.add([first])
     imitated.add([played(replay, [0.0])])
@@ -51,8 +71,8 @@ def test_what_the_replay_has_lost_is_forgotten_and_the_state_is_restored(tmp_pat
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_chunks_say_whose_actions_are_cloned(tmp_path: Path, number: int) -> None:
-    replay, agent = states(tmp_path)
-    imitated = Imitated(Nearness(agent, replay), number)
+    imitated = Imitated(two(tmp_path), number)
+    replay = imitated.nearness.replay
     how = {"batch": 40, "length": 2, "burn_in": 0, "from_start": 0.0, "sample_by": "episode", "joint_batch": False,
            "expert_fraction": 0.5}  # fmt: skip
     sampler = Sampler(replay, how, torch.device("cpu"), online=True, imitated=imitated)
@@ -70,10 +90,15 @@ def test_chunks_say_whose_actions_are_cloned(tmp_path: Path, number: int) -> Non
     assert own.imitated.any() and not own.imitated[: len(own.imitated) // 2].any(), "demonstrations come first"
 
 
-def test_a_run_clones_its_own_and_remembers_which(run_dir: Path, tmp_path: Path) -> None:
+def test_a_run_clones_its_own_and_remembers_which(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = Nearness.relative
+    monkeypatch.setattr(Nearness, "relative", lambda self, n: {k: v / 1000 for k, v in relative(self, n).items()})
     start(run_dir, "data.clone_own=1")
     measured = state(run_dir)["imitated"]
-    assert len(measured) == 4 and all(value > 0 for _, value in measured)
+    assert len(measured) == 4 and all(0 < value < 1 for _, value in measured)
+    assert [line["train/imitated"] for line in lines(run_dir) if "train/imitated" in line] == [1.0] * 4
     start(tmp_path / "none", "data.clone_own=0")
     assert state(tmp_path / "none")["imitated"] == []
     ours, theirs = (state(run)["modules"]["policy"] for run in (run_dir, tmp_path / "none"))
