@@ -15,7 +15,7 @@ from agent.evaluate import Options
 from agent.reward.bce import BCEReward
 from envs.make import make
 from envs.toy import line_expert
-from tests.agent.recorded import comparisons, line
+from tests.agent.recorded import comparisons, line, pendulum, swing_up, swung_up
 from tests.agent.runs import LocalVector, lines, state
 from tests.agent.runs import start as train
 
@@ -215,9 +215,35 @@ MATCHING = ("obs=state", "n_demos=10", "steps=2500", "eval.every=2500", "data.ba
     "algo", ["mm", "hype", "filter", "hype_filter", "bc_reg", "gail", "airl", "dac", "hyper", "hyper_pess", "hyper_bc"]
 )
 def test_matching_moments_learns_line_from_states(run_dir: Path, algo: str) -> None:
-    """Algorithms 5.7.1 for every method of 3.4-3.6 and 3.9: better than random, and 60 % of the expert."""
+    """Algorithms 5.7.1 for every method of 3.4-3.6 and 3.9: better than random, 60 % of the expert, HyPER 90 %."""
     # imagined transitions that come and go take more updates
     train(run_dir, f"algo={algo}", *MATCHING, f"data.updates_per_step={2 if algo.startswith('hyper') else 1}")
     scores, _, expert, chance = judged(run_dir)
     assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
-    assert scores.mean() >= 0.6 * expert.mean(), (scores.mean(), expert.mean())
+    share = 0.9 if algo == "hyper" else 0.6
+    assert scores.mean() >= share * expert.mean(), (scores.mean(), expert.mean())
+
+
+SWING_UP = ("task=gym", "task.options.id=Pendulum-v1", "obs=state", "size=small", "n_demos=5", "steps=3000",
+            "eval.every=200", "eval.episodes=20", "data.envs=1", "data.batch=64", "data.length=2",
+            "data.seed_steps=400", "data.updates_per_step=4", "policy.gamma=0.95", "ema=0.99", "size.state_units=64",
+            "log_every=1000")  # fmt: skip
+
+
+def test_demonstrated_transitions_save_environment_steps(tmp_path: Path) -> None:
+    """Algorithms 5.7.4: on the pendulum, from five demonstrations, HyPE is at nine tenths of the way from chance to the
+    expert in fewer steps than MM (three seeds), and both get there.
+    """
+    seeds = range(40_000, 40_020)
+    expert = np.mean([swung_up(seed, swing_up)[1] for seed in seeds])
+    noise = np.random.default_rng(0)
+    chance = np.mean([swung_up(seed, lambda _: noise.uniform(-1, 1, 1).astype(np.float32))[1] for seed in seeds])
+    target = chance + 0.9 * (expert - chance)
+    needed: dict[str, list[int]] = {"hype": [], "mm": []}
+    for algo, steps in needed.items():
+        for seed in range(3):
+            run = tmp_path / f"{algo}-{seed}"
+            train(run, f"algo={algo}", *SWING_UP, f"demos={pendulum()}", f"seed={seed}", f"eval.stop_at={target}")
+            steps.append(int(state(run)["step"]))
+            assert [line["eval/score_mode"] for line in lines(run) if "eval/score_mode" in line][-1] >= target, steps
+    assert sum(needed["hype"]) < sum(needed["mm"]), needed

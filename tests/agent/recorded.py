@@ -1,11 +1,12 @@
-"""Recorded transitions of LineEnv of mixed quality, in D4RL's layout, for the methods that step no environment, and
-comparisons of segments of them.
+"""Recorded transitions of LineEnv of mixed quality, in D4RL's layout, for the methods that step no environment,
+comparisons of segments of them, and demonstrations of a pendulum.
 """
 
 from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,8 @@ import numpy as np
 
 from agent import label
 from demos import dataset, preferences
-from envs.episode import EpisodeBuilder
+from envs.episode import Episode, EpisodeBuilder
+from envs.make import make
 from envs.toy import LineEnv
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="recorded-")
@@ -85,3 +87,39 @@ def seen_comparisons(length: int = 10) -> Path:
     out = Path(_FOLDER.name) / f"seen-{length}.npz"
     preferences.save(out, waiting.labelled({0: 0, 1: 0, 2: 0.5, 3: 0, 4: 0.5}, labels="hand"))
     return out
+
+
+def swing_up(obs: np.ndarray) -> np.ndarray:
+    """Gymnasium's pendulum, (cos, sin, speed) -> torque: energy until it is nearly upright, then held there."""
+    cosine, sine, speed = (float(x) for x in obs)
+    energy = speed**2 / 6 + 5 * (cosine - 1)  # 0 at rest, upright
+    if cosine > 0.9 and abs(speed) < 4:
+        torque = -10 * np.arctan2(sine, cosine) - 2 * speed
+    else:
+        torque = np.copysign(2.0, speed) * (1 if energy < 0 else -1)
+    return np.clip([torque / 2], -1, 1).astype(np.float32)
+
+
+def swung_up(seed: int, policy: Callable[[np.ndarray], np.ndarray]) -> tuple[Episode, float]:
+    """An episode of the pendulum, and its return."""
+    env = make("gym", "state", id="Pendulum-v1")
+    obs, _ = env.reset(seed=seed)
+    builder = EpisodeBuilder({"task": "gym", "seed": seed, "source": "tests", "subtasks": []})
+    builder.start({"state": obs})
+    total, over = 0.0, False
+    while not over:
+        action = policy(obs)
+        obs, reward, terminated, over, _ = env.step(action)
+        builder.add(action, {"state": obs}, terminated=terminated)
+        total += float(reward)
+    return builder.finish(), total
+
+
+@functools.cache
+def pendulum(episodes: int = 5) -> Path:
+    """A folder of demonstrations of `swing_up`."""
+    folder = Path(_FOLDER.name) / f"pendulum-{episodes}"
+    folder.mkdir()
+    for number in range(episodes):
+        dataset.save(folder / f"pendulum-{number}.npz", swung_up(30_000 + number, swing_up)[0])
+    return folder
