@@ -14,6 +14,7 @@ from agent.data import Replay
 
 DEMONSTRATED = 2000  # rows of demonstrations that are looked for, about
 FLOOR = 1e-2  # of a feature's spread
+NEWEST = 3  # episodes that say how near the policy is now
 
 
 class Nearness:
@@ -80,34 +81,46 @@ class Nearness:
 
 class Imitated:
     """Own episodes that are cloned beside demonstrations: those that came as near to them, when they were played, as
-    they are to each other.
+    they are to each other; and how much the policy practises, which rests while its newest episodes are as near.
 
     What an imagined return teaches is no better than the model, which is wrong alike in all its heads about contacts
     that it takes for good; an own episode that went where demonstrations go says what does work from where the policy
-    is now (self-imitation, Oh et al. 2018, with a distance in place of a return).
+    is now (self-imitation, Oh et al. 2018, with a distance in place of a return). Nor has a return more to say once
+    nothing tells own episodes from demonstrations: followed further, it leads away again.
     """
 
-    def __init__(self, nearness: Nearness, number: int) -> None:
-        """number: so many at most, the nearest; 0: none."""
-        self.nearness, self.number = nearness, number
+    def __init__(self, nearness: Nearness, number: int, rest: float = 0.0) -> None:
+        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never."""
+        self.nearness, self.number, self.rest = nearness, number, rest
         self.distances: dict[int, float] = {}  # of the episodes that the replay holds, oldest first
 
     def add(self, episodes: Sequence[int]) -> dict[str, float]:
         """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned."""
         replay = self.nearness.replay
-        if not self.number or not replay.expert_rows or not episodes:
+        measured = self.number > 0 or self.rest > 0
+        if not measured or not replay.expert_rows or not episodes:
             return {}
         found = self.nearness.relative(episodes)
         held = set(replay.ids("online"))
         self.distances = {n: value for n, value in (self.distances | found).items() if n in held}
         seen = {"train/distance": sum(found.values()) / len(found)} if found else {}
-        return seen | {"train/imitated": float(len(self.episodes))}
+        return seen | {"train/imitated": float(len(self.episodes)), "train/practice": self.practice}
 
     @property
     def episodes(self) -> list[int]:
         """Their identities, nearest first."""
         near = [number for number, value in self.distances.items() if value <= 1]
         return sorted(near, key=self.distances.__getitem__)[: self.number]
+
+    @property
+    def practice(self) -> float:
+        """The share of the imagined return that the policy hears: none of it while the newest episodes are no farther
+        than ``rest`` on average, all of it a twentieth beyond.
+        """
+        newest = list(self.distances.values())[-NEWEST:]
+        if self.rest == 0 or not newest:
+            return 1.0
+        return min(max(20 * (sum(newest) / len(newest) - self.rest), 0.0), 1.0)
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""

@@ -63,7 +63,7 @@ class Trainer:
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         nearness = Nearness(agent, replay, config["choose_by"])
         self.chosen = Chosen(run, nearness, config["choose"], fingerprint(config))
-        self.imitated = Imitated(nearness, self.data["clone_own"])
+        self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near_enough"])
         self.sampler = Sampler(replay, self.data, agent.device, online=self.online, imitated=self.imitated)
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
@@ -83,7 +83,7 @@ class Trainer:
             given.fill(replay, agent, demos, self.dataset, config["obs"]["key"], envs.horizon)
             staged = self.online or (self.upkeep is not None and self.data["stages"])
             self.counters["evaluated"] = -1
-            self.counters["next_eval"] = 0 if staged and config["eval"]["at_start"] else config["eval"]["every"]
+            self.counters["next_eval"] = 0 if config["eval"]["at_start"] and staged else config["eval"]["every"]
         else:
             self._resume(state)
         self._base_seconds, self._base_cpu = self.counters["seconds"], self.counters["cpu_seconds"]
@@ -102,6 +102,7 @@ class Trainer:
         self.recent = [int(i) for i in state["recent"]]
         self.chosen.load_state_dict(state.get("chosen", []))
         self.imitated.load_state_dict(state.get("imitated", []))
+        self.agent.practice.fill_(self.imitated.practice)
         self.early_stop.weights = state["held_out"]
         self._set_random_state(state["rng"])
 
@@ -284,6 +285,7 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))} | self.imitated.add(fresh)
+        self.agent.practice.fill_(self.imitated.practice)
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())

@@ -44,6 +44,20 @@ def test_what_is_as_near_as_demonstrations_are_is_cloned(tmp_path: Path) -> None
     assert imitated.add([]) == {}
 
 
+def test_practice_rests_while_own_episodes_are_as_near(tmp_path: Path) -> None:
+    near, far = [0.0, 1.0, 1.5], [0.0, 1.0]  # 0.5 and 1.5
+    resting, never = Imitated(two(tmp_path / "a"), 0, 1.0), Imitated(two(tmp_path / "b"), 5, 0.0)
+    assert resting.practice == never.practice == 1, "nothing has been played"
+    for path, expected in ((far, 1), (near, 0), (near, 0), (near, 0), (far, 0), (far, 1)):
+        for imitated in (resting, never):
+            seen = imitated.add([played(imitated.nearness.replay, path)])
+            assert seen["train/practice"] == imitated.practice
+        assert resting.practice == pytest.approx(expected, abs=1e-3) and never.practice == 1
+    assert resting.episodes == []
+    resting.rest = 1.14  # 1.167 is between it and a twentieth beyond
+    assert resting.practice == pytest.approx(20 * (3.5 / 3 - 1.14), abs=1e-3)
+
+
 def test_none_are_where_none_are_asked_for_or_little_was_shown(tmp_path: Path) -> None:
     replay, agent = states(tmp_path / "one")
     nothing, nobody = states(tmp_path / "nothing", demonstrations=False)
@@ -99,7 +113,7 @@ def test_a_run_clones_its_own_and_remembers_which(
     measured = state(run_dir)["imitated"]
     assert len(measured) == 4 and all(0 < value < 1 for _, value in measured)
     assert [line["train/imitated"] for line in lines(run_dir) if "train/imitated" in line] == [1.0] * 4
-    start(tmp_path / "none", "data.clone_own=0")
+    start(tmp_path / "none", "data.clone_own=0", "data.near_enough=0")
     assert state(tmp_path / "none")["imitated"] == []
     ours, theirs = (state(run)["modules"]["policy"] for run in (run_dir, tmp_path / "none"))
     assert any(not torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
