@@ -11,7 +11,7 @@ import torch
 from agent.nearness import Imitated, Nearness
 from agent.sampler import Sampler
 from tests.agent.replays import played, states
-from tests.agent.runs import lines, start, state
+from tests.agent.runs import assert_same, lines, start, state
 
 
 def two(folder: Path) -> Nearness:
@@ -116,4 +116,18 @@ def test_a_run_clones_its_own_and_remembers_which(
     start(tmp_path / "none", "data.clone_own=0", "data.near_enough=0")
     assert state(tmp_path / "none")["imitated"] == []
     ours, theirs = (state(run)["modules"]["policy"] for run in (run_dir, tmp_path / "none"))
+    assert any(not torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
+
+
+def test_a_resumed_run_rests_as_it_did(run_dir: Path, tmp_path: Path) -> None:
+    """What the policy hears of the return is part of where a run stands."""
+    rest = "data.near_enough=1000"
+    start(tmp_path / "whole", rest)
+    heard = [line["train/loss/actor_rl"] for line in lines(tmp_path / "whole") if "train/loss/actor_rl" in line]
+    assert heard[-1] == 0
+    start(run_dir, rest, "steps=60")
+    start(run_dir, rest)
+    assert_same(run_dir, tmp_path / "whole")
+    start(tmp_path / "never", "data.near_enough=0")
+    ours, theirs = (state(run)["modules"]["policy"] for run in (run_dir, tmp_path / "never"))
     assert any(not torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
