@@ -58,14 +58,14 @@ def test_fresh_episodes_count_and_go_to_the_round_alone(run_dir: Path, monkeypat
 @pytest.mark.parametrize("call", [130, 200])
 def test_a_run_stopped_while_it_collects_them_continues_exactly(run_dir: Path, tmp_path: Path, call: int) -> None:
     """After an evaluation of 60 steps and two episodes; after one more episode. Two environments step at once."""
-    start(run_dir, *RUN)
+    start(run_dir, *RUN, "eval.at_start=true")
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, LocalVector, "step", call, lambda: signal.raise_signal(signal.SIGINT))
-        start(tmp_path / "parts", *RUN, expect=130)
+        start(tmp_path / "parts", *RUN, "eval.at_start=true", expect=130)
     counters = state(tmp_path / "parts")["counters"]
     rounds = [130, 200].index(call)
     assert [counters.get(key, 0) for key in ("env_steps/reward", "reward_rounds")] == [60 * rounds, rounds]
-    start(tmp_path / "parts", *RUN)
+    start(tmp_path / "parts", *RUN, "eval.at_start=true")
     assert_same(run_dir, tmp_path / "parts")
 
 
