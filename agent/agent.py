@@ -159,7 +159,7 @@ class Agent(nn.Module):
         if "policy" not in parts and "clone" not in parts:
             return metrics
         with self.autocast():
-            pairs = self._demo_pairs(demo, expert_chunk)
+            pairs = self._pairs(demo, expert_chunk)
             clone = self._blurred(self._cloned(pairs, own, agent_chunk))
             if "policy" not in parts or self.policy.wants == "pairs":
                 losses, found = self.policy.clone(PolicyBatch(clone))
@@ -225,15 +225,16 @@ class Agent(nn.Module):
         ):  # a new context: within one, autocast would reuse its copies of the old weights
             return z, self.world.observe(expert_chunk), metrics
 
-    def _demo_pairs(self, demo: Latent, chunk: Chunk) -> ClonePairs:
-        state, action, _, _ = to_pairs(demo.feat, chunk.action, axis=1)
+    @staticmethod
+    def _pairs(z: Latent, chunk: Chunk) -> ClonePairs:
+        state, action, _, _ = to_pairs(z.feat, chunk.action, axis=1)
         return ClonePairs(state.flatten(0, 1), action.flatten(0, 1), pair_weight(chunk).flatten())
 
     def _cloned(self, pairs: ClonePairs, own: Latent, chunk: Chunk) -> ClonePairs:
         """The demonstrated pairs, and those of own episodes that came near to them (``data.clone_own``)."""
         if chunk.imitated is None:
             return pairs
-        more = self._demo_pairs(own, chunk)
+        more = self._pairs(own, chunk)
         weight = more.weight * chunk.imitated.float().repeat_interleave(chunk.action.shape[1] - 1)
         both = (pairs.feat, more.feat), (pairs.action, more.action), (pairs.weight, weight)
         return ClonePairs(*(torch.cat(two) for two in both))

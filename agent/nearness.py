@@ -90,7 +90,12 @@ class Imitated:
     """
 
     def __init__(self, nearness: Nearness, number: int, rest: float = 0.0) -> None:
-        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never."""
+        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never.
+
+        Raises ConfigError where there is nothing to rest from.
+        """
+        if rest > 0 and nearness.agent.policy.wants != "rollout":
+            raise ConfigError("data.near_enough: this policy hears no imagined return that it could rest from")
         self.nearness, self.number, self.rest = nearness, number, rest
         self.distances: dict[int, float] = {}  # of the episodes that the replay holds, oldest first
 
@@ -104,7 +109,7 @@ class Imitated:
         held = set(replay.ids("online"))
         self.distances = {n: value for n, value in (self.distances | found).items() if n in held}
         seen = {"train/distance": sum(found.values()) / len(found)} if found else {}
-        return seen | {"train/imitated": float(len(self.episodes)), "train/practice": self.practice}
+        return seen | {"train/imitated": float(len(self.episodes)), "train/practice": self._practise()}
 
     @property
     def episodes(self) -> list[int]:
@@ -112,15 +117,15 @@ class Imitated:
         near = [number for number, value in self.distances.items() if value <= 1]
         return sorted(near, key=self.distances.__getitem__)[: self.number]
 
-    @property
-    def practice(self) -> float:
-        """The share of the imagined return that the policy hears: none of it while the newest episodes are no farther
-        than ``rest`` on average, all of it a twentieth beyond.
+    def _practise(self) -> float:
+        """Set, and return, the share of the imagined return that the policy hears: none of it while the newest episodes
+        are no farther than ``rest`` on average, all of it a twentieth beyond.
         """
-        newest = list(self.distances.values())[-NEWEST:]
-        if self.rest == 0 or not newest:
-            return 1.0
-        return min(max(20 * (sum(newest) / len(newest) - self.rest), 0.0), 1.0)
+        newest, share = list(self.distances.values())[-NEWEST:], 1.0
+        if self.rest > 0 and newest:
+            share = min(max(20 * (sum(newest) / len(newest) - self.rest), 0.0), 1.0)
+        self.nearness.agent.practice.fill_(share)
+        return share
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""
@@ -129,3 +134,4 @@ class Imitated:
     def load_state_dict(self, state: Iterable[Sequence[float]]) -> None:
         """Inverse of ``state_dict``."""
         self.distances = {int(number): float(value) for number, value in state}
+        self._practise()

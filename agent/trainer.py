@@ -102,7 +102,6 @@ class Trainer:
         self.recent = [int(i) for i in state["recent"]]
         self.chosen.load_state_dict(state.get("chosen", []))
         self.imitated.load_state_dict(state.get("imitated", []))
-        self.agent.practice.fill_(self.imitated.practice)
         self.early_stop.weights = state["held_out"]
         self._set_random_state(state["rng"])
 
@@ -285,7 +284,6 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))} | self.imitated.add(fresh)
-        self.agent.practice.fill_(self.imitated.practice)
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())

@@ -21,6 +21,8 @@ def states(folder: Path, *, demonstrations: bool = True) -> tuple[Replay, Any]:
         played(replay, [0.0, 1.0, 2.0], expert=True)
     agent = SimpleNamespace(
         slow=None,
+        policy=SimpleNamespace(wants="rollout"),
+        practice=torch.ones(()),
         world=StateModel(1),
         device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", enabled=False),

@@ -457,14 +457,14 @@ def test_noise_blurs_what_is_cloned_and_nothing_else(
 ) -> None:
     agent = make_agent(reward={"noise": 0.0})
     agent.options = dataclasses.replace(agent.options, clone_noise=0.3)
-    exact, cloned, compared = agent._demo_pairs, agent.policy.losses, agent.reward.loss
+    exact, cloned, compared = agent._pairs, agent.policy.losses, agent.reward.loss
     seen: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> Any:
         seen[name] = value
         return value
 
-    monkeypatch.setattr(agent, "_demo_pairs", lambda *of: keep("pairs", exact(*of)))
+    monkeypatch.setattr(agent, "_pairs", lambda *of: keep("pairs", exact(*of)))
     monkeypatch.setattr(agent.policy, "losses", lambda batch: cloned(keep("batch", batch)))
     monkeypatch.setattr(agent.reward, "loss", lambda expert, *more: compared(keep("expert", expert), *more))
     update(agent, chunks)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent.build import ConfigError
 from agent.nearness import Imitated, Nearness
 from agent.sampler import Sampler
 from tests.agent.replays import played, states
@@ -47,15 +48,21 @@ def test_what_is_as_near_as_demonstrations_are_is_cloned(tmp_path: Path) -> None
 def test_practice_rests_while_own_episodes_are_as_near(tmp_path: Path) -> None:
     near, far = [0.0, 1.0, 1.5], [0.0, 1.0]  # 0.5 and 1.5
     resting, never = Imitated(two(tmp_path / "a"), 0, 1.0), Imitated(two(tmp_path / "b"), 5, 0.0)
-    assert resting.practice == never.practice == 1, "nothing has been played"
+    agent, other = resting.nearness.agent, never.nearness.agent
     for path, expected in ((far, 1), (near, 0), (near, 0), (near, 0), (far, 0), (far, 1)):
         for imitated in (resting, never):
             seen = imitated.add([played(imitated.nearness.replay, path)])
-            assert seen["train/practice"] == imitated.practice
-        assert resting.practice == pytest.approx(expected, abs=1e-3) and never.practice == 1
+            assert float(imitated.nearness.agent.practice) == pytest.approx(seen["train/practice"])
+        assert float(agent.practice) == pytest.approx(expected, abs=1e-3) and other.practice == 1
     assert resting.episodes == []
-    resting.rest = 1.14  # 1.167 is between it and a twentieth beyond
-    assert resting.practice == pytest.approx(20 * (3.5 / 3 - 1.14), abs=1e-3)
+    again = Imitated(resting.nearness, 0, 1.14)  # 1.167 is between it and a twentieth beyond
+    again.load_state_dict([])
+    assert agent.practice == 1, "nothing has been played"
+    again.load_state_dict(resting.state_dict())
+    assert float(agent.practice) == pytest.approx(20 * (3.5 / 3 - 1.14), abs=1e-3)
+    agent.policy.wants = "transitions"
+    with pytest.raises(ConfigError, match="data.near_enough: this policy hears no imagined return"):
+        Imitated(resting.nearness, 0, 1.0)
 
 
 def test_none_are_where_none_are_asked_for_or_little_was_shown(tmp_path: Path) -> None:
