@@ -204,10 +204,10 @@ class Agent(nn.Module):
             with self.autocast():
                 demo = self.world.loss(expert_chunk)[1]
                 return demo if same else self.world.loss(agent_chunk)[1], demo, {}
-        if self.world.learns != "likelihood" or not fit:
+        if self.world.learns != "likelihood" or not fit:  # a model that stays as it is still sees augmented chunks
             with self.autocast(), torch.no_grad():
-                demo = self.world.observe(expert_chunk)
-                return demo if same else self.world.observe(agent_chunk), demo, {}
+                demo = self.world.observe(self.world.augmented(expert_chunk))
+                return demo if same else self.world.observe(self.world.augmented(agent_chunk)), demo, {}
         joint = self.options.joint_batch and not same
         with self.autocast():
             losses, z, metrics = self.world.loss(join(agent_chunk, expert_chunk) if joint else agent_chunk)
@@ -223,7 +223,7 @@ class Agent(nn.Module):
             torch.no_grad(),
             self.autocast(),
         ):  # a new context: within one, autocast would reuse its copies of the old weights
-            return z, self.world.observe(expert_chunk), metrics
+            return z, self.world.observe(self.world.augmented(expert_chunk)), metrics
 
     @staticmethod
     def _pairs(z: Latent, chunk: Chunk) -> ClonePairs:

@@ -228,6 +228,11 @@ def _check_effect(config: Config, world: Any, reward: Any, policy: Any, offline:
         )
     if starts.get("env_reset", 0.0) > 0 and offline:
         raise ConfigError("starts.env_reset: a method that learns from a data set steps no environment")
+    if starts.get("env_reset", 0.0) > 0 and reward is not None and reward.policy_data == "replay":
+        raise ConfigError(
+            "starts.env_reset: this reward would also take episodes that begin within a demonstration for the policy's "
+            "own (algorithms 3.5): one that is learned in rounds, reward.policy_data=fresh"
+        )
     rounds = reward is not None and reward.policy_data in ("fresh", "tracks")
     if starts.get("env_reset", 0.0) >= 1 and rounds and config["data"]["reward_fresh"] == 0:
         raise ConfigError(

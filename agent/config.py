@@ -46,10 +46,19 @@ _LEAST = {
     "data.episodes_per_cycle": 0,
     "data.updates_per_step": 0,
     "data.burn_in": 0,
+    "data.from_start": 0,
+    "data.clone_own": 0,
+    "data.near_enough": 0,
+    "clone_noise": 0,
     "policy.horizon": 2,
+    "policy.lambda_": 0,
+    "policy.min_std": 0,
     "reward.past": 1,
+    "world_model.members": 1,
 }
-_MOST = {"ema": 1}  # the same at the other end
+_MOST = {"ema": 1, "data.from_start": 1, "policy.lambda_": 1}  # the same at the other end
+_STAGE = {"name", "updates", "parts", "lr", "fits", "check_every", "patience", "tolerance"}
+PARTS = ("world", "reward", "policy", "clone")  # of a stage
 _OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
 # where things are, how long and how often: what a resumed run may change
 _NOT_IDENTITY = (
@@ -64,6 +73,7 @@ _NOT_IDENTITY = (
     "choose_by",
     "save_seconds",
     "log_every",
+    "official_counts",
     "device",
     "demos",
     "demos_task",
@@ -196,10 +206,34 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             raise ConfigError(f"{key}={found}: expected at least {least}")
         if found is not None and found > _MOST.get(key, found):
             raise ConfigError(f"{key}={found}: expected at most {_MOST[key]}")
+    if resolved["data"]["burn_in"] >= resolved["data"]["length"]:
+        raise ConfigError(
+            f"data.burn_in={resolved['data']['burn_in']}: leaves nothing of {resolved['data']['length']} rows"
+        )
+    _check_stages(resolved["data"]["stages"])
     for name, optimiser in resolved["optim"].items():
         if not optimiser["lr"] > 0:
             raise ConfigError(f"optim.{name}.lr={optimiser['lr']}: expected more than 0")
     return {str(k): v for k, v in resolved.items()}, note
+
+
+def _check_stages(stages: Any) -> None:
+    """Raise ConfigError where data.stages is no list of stages with a name, updates, and parts that there are."""
+    for number, stage in enumerate(stages if isinstance(stages, list) else [None]):
+        if (
+            not isinstance(stage, dict)
+            or not stage.keys() <= _STAGE
+            or not {"name", "updates", "parts"} <= stage.keys()
+        ):
+            keys = ", ".join(sorted(_STAGE - {"name", "updates", "parts"}))
+            raise ConfigError(
+                f"data.stages: {stage!r} (number {number}): name, updates and parts are needed; {keys} may be"
+            )
+        parts = stage["parts"] if isinstance(stage["parts"], list) else [stage["parts"]]
+        if unknown := sorted(set(parts) - set(PARTS)):
+            raise ConfigError(f"data.stages: {stage['name']}: {unknown[0]!r} is no part{_nearest(unknown[0], PARTS)}")
+        if not isinstance(stage["updates"], int | float) or stage["updates"] < 0:
+            raise ConfigError(f"data.stages: {stage['name']}: updates={stage['updates']!r} is no number of updates")
 
 
 def _line(error: Exception) -> str:
@@ -243,6 +277,8 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     Of a fingerprint, also of one that an earlier version saved with more in it, it is what counts today.
     """
     kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY}
+    if kept.get("render") == "fast":  # as all pictures were before it could be chosen
+        del kept["render"]
     options = {k: v for k, v in config["task"]["options"].items() if k not in _NOT_IDENTITY_OF_TASK}
     kept["task"] = dict(config["task"]) | {"options": options}
     tables = {table: config[table] for table in ("size", "obs")}

@@ -66,7 +66,8 @@ def open_envs(config: Mapping[str, Any], n: int) -> VectorEnv:
     from envs.vector import VectorEnv
 
     task, played = config["task"], simulated(config)
-    return VectorEnv(task["name"], config["obs"]["name"], n if played else 1, processes=played, options=task["options"])
+    how: dict[str, Any] = {"processes": played, "options": task["options"], "render": config.get("render", "fast")}
+    return VectorEnv(task["name"], config["obs"]["name"], n if played else 1, **how)
 
 
 def refuse_recordings(config: Mapping[str, Any]) -> None:

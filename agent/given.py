@@ -69,6 +69,12 @@ class Given:
         return found | {"action": found["action"] | {"recorded": {"low": low.tolist(), "high": high.tolist()}}}
 
     @property
+    def notes(self) -> list[str]:
+        """What readers of the files noted, each once."""
+        found = (note for one in (*self.demos, *self.recorded) for note in one.meta.get("notes", ()))
+        return [f"demonstrations: {note}" for note in dict.fromkeys(map(str, found))]
+
+    @property
     def rows(self) -> int:
         """Rows that a replay must hold from the start, where nothing that is recorded may give way."""
         return sum(map(len, (*self.demos, *self.recorded))) if self.recorded else 0

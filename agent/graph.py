@@ -11,8 +11,13 @@ from torch import Tensor
 from agent.agent import FULL, Agent
 from models.world_model import Chunk
 
-Key = tuple[frozenset[str], tuple[int, ...], bool]  # parts, (B, T, A), one chunk for both
+Key = tuple[frozenset[str], tuple[int, ...], bool, tuple[bool, ...]]
 WARMUP = 3  # eager updates on a side stream before the capture: allocators, optimiser states, library handles
+
+
+def key_of(own: Chunk, demo: Chunk, parts: frozenset[str]) -> Key:
+    """What one graph is good for: parts, (B, T, A), one chunk for both, and which of the agent's tensors there are."""
+    return parts, tuple(own.action.shape), demo is own, tuple(getattr(own, f.name) is None for f in fields(Chunk))
 
 
 def _like(chunk: Chunk) -> Chunk:
@@ -42,7 +47,7 @@ class GraphedUpdate:
 
     def __call__(self, own: Chunk, demo: Chunk, index: int, parts: frozenset[str] = FULL) -> dict[str, Tensor]:
         """One update; metrics are fresh tensors on the device."""
-        key = (parts, tuple(own.action.shape), demo is own)
+        key = key_of(own, demo, parts)
         if key not in self._chunks:
             static = _like(own)
             self._chunks[key] = (static, static if demo is own else _like(demo))

@@ -13,6 +13,7 @@ from agent import video
 from agent.batch import join, to_device, transitions
 from agent.collect import Interrupted, Trace, run_episodes
 from agent.data import Which
+from agent.errors import ConfigError
 from agent.given import simulated
 from agent.imagine import imagine, stepped
 from agent.score import summarise
@@ -58,6 +59,21 @@ def _flat(summary: dict[str, Any], name: str) -> dict[str, float]:
     return out
 
 
+def official_steps(trainer: Trainer) -> float:
+    """Environment steps as the code behind published curves counts them (algorithms 1.3): without those for the reward
+    alone, with what ``official_counts`` names. Raises ConfigError on an unknown name.
+    """
+    counters = trainer.counters
+    more = {
+        "demos": float(sum(d.steps for d in trainer.demos)),
+        "clone": sum(counters[f"stage{n}"] for n, s in enumerate(trainer.data["stages"]) if "clone" in s["parts"]),
+    }
+    if unknown := set(trainer.config["official_counts"]) - set(more):
+        raise ConfigError(f"official_counts: {sorted(unknown)[0]!r} is none of {', '.join(more)}")
+    counted = sum(more[name] for name in trainer.config["official_counts"])
+    return counters["env_steps"] - counters["env_steps/reward"] + counted
+
+
 @torch.no_grad()
 def diagnose(trainer: Trainer) -> dict[str, float]:
     """CMIL Theorem 2 (paper's Fig. 3): noise-free discriminator gap on real pairs, disagreement in the model and on
@@ -74,10 +90,11 @@ def diagnose(trainer: Trainer) -> dict[str, float]:
     for name, chunk in (("policy", own), ("expert", demo)):
         z = agent.world.observe(chunk)
         pairs = transitions(z, chunk)
-        out[f"diag/d_{name}"] = float(agent.reward.score(agent.reward_inputs(pairs)).mean())
+        kept = pairs.weight > 0  # the others have too little history, or cross from one episode to the next
+        out[f"diag/d_{name}"] = float(agent.reward.score(agent.reward_inputs(pairs))[kept].mean())
         if agent.penalty.u is not None and agent.world.can_imagine:
-            start = z[:, :-1].flatten()
-            _, u = stepped(agent.world, start, pairs.action, agent.penalty)
+            start = z[:, :-1].flatten()[kept]
+            _, u = stepped(agent.world, start, pairs.action[kept], agent.penalty)
             out["diag/u_data" if name == "policy" else "diag/u_expert"] = float(u.mean())
             if name == "policy":
                 rollout = imagine(

@@ -77,13 +77,15 @@ def run(overrides: list[str]) -> int:
     import torch
 
     from agent.build import build_agent, pick_device
-    from agent.config import load_config, set_threads
+    from agent.config import load_config, read_config, set_threads
     from agent.given import gather
 
     config, note = load_config(overrides)
     task, obs = config["task"], config["obs"]
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
+    if config["init"] is None and (folder / "checkpoint").is_dir():  # a resumed run stays what it began as
+        config["init"] = read_config(folder / "config.yaml")["init"]
     given = gather(config)
     set_threads(config["threads"])
     device = pick_device(config["device"])
@@ -167,7 +169,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
             )
         trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
         begun = _resumed(trainer, state is not None, given.more)
-        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun, envs.note)):
+        shown = given.notes if state is None and config["obs"]["name"] == "pixels" else []
+        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun, envs.note, *shown)):
             logger.note(text)
 
         def stop(*_: Any) -> None:

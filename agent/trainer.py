@@ -283,7 +283,9 @@ class Trainer:
             self.counters["episodes"] += 1
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
-        seen = {"train/score": float(np.mean([trace.score for trace, _ in played]))} | self.imitated.add(fresh)
+        seen = self.imitated.add(fresh)
+        if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
+            seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:
             seen |= self._diagnose()
         self.logger.scalars(self.step, seen | self._costs() | self._counts())
@@ -325,7 +327,8 @@ class Trainer:
             return monitor.diagnose(self)
 
     def _counts(self) -> dict[str, float]:
-        return {"env_steps/reward": 0.0} | {k: v for k, v in self.counters.items() if k.startswith("env_steps")}
+        own = {"env_steps/reward": 0.0} | {k: v for k, v in self.counters.items() if k.startswith("env_steps")}
+        return own | {"env_steps/official": monitor.official_steps(self)}
 
     def _update(self, parts: frozenset[str], phase: str) -> None:
         chunks = self.sampler.draw(self.rng, self.counters["paid"])

@@ -21,9 +21,12 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.data import Replay, RowPairs, Which
+from agent.errors import ConfigError
 from agent.imagine import stepped
 from agent.rounds import RewardRounds
 from models.latent import Latent
+
+MIXTURES = ("all", "one_to_one")
 
 
 class Upkeep:
@@ -38,8 +41,10 @@ class Upkeep:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """data: the configuration's data regime; total: environment steps (updates) of the whole run. should_stop:
-        asked between two updates of a fit.
+        asked between two updates of a fit. Raises ConfigError on an unknown ``model_mixture``.
         """
+        if data["model_mixture"] not in MIXTURES:
+            raise ConfigError(f"data.model_mixture: {data['model_mixture']!r} is none of {', '.join(MIXTURES)}")
         self.should_stop = should_stop
         self.agent, self.replay, self.data, self.total = agent, replay, data, total
         self.fits = agent.world.learns == "fit"

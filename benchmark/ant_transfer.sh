@@ -22,16 +22,17 @@ evaluate "$out/truth"
 
 for seed in "${seeds[@]:-0}"; do
   for algo in ml_irl_s f_irl airl iq_learn; do
-    # a likelihood reward is worth what it is beside the entropy of the policy that it explained
+    # a reward is worth what it is beside the entropy of the policy that it explained
     own=() again=(policy.temperature=0.2)
-    if [ $algo = airl ]; then own=(reward.state_only=true) again=(); fi
-    common=(algo=$algo demos="$out/demos" n_demos=1 seed="$seed" ${own[@]+"${own[@]}"})
+    if [ $algo = airl ]; then own=(reward.state_only=true) again=(policy.temperature=1.0); fi
+    # states as they are: the other ant lies three deviations lower, which alone would tell the two apart
+    common=(algo=$algo demos="$out/demos" n_demos=1 seed="$seed" world_model.normalise=false ${own[@]+"${own[@]}"})
     train task=ant-disabled demos_task=ant-custom data.expert_fraction=0 "${common[@]}" run="$out/data-$algo-s$seed"
     evaluate "$out/data-$algo-s$seed"
     if [ $algo = iq_learn ]; then continue; fi
     train task=ant-custom "${common[@]}" run="$out/learn-$algo-s$seed"
     train task=ant-disabled algo=expert reward=frozen reward.path="$out/learn-$algo-s$seed" seed="$seed" \
-      "${unit[@]}" ${again[@]+"${again[@]}"} run="$out/reward-$algo-s$seed"
+      "${unit[@]}" "${again[@]}" run="$out/reward-$algo-s$seed"
     evaluate "$out/reward-$algo-s$seed"
   done
 done

@@ -9,7 +9,7 @@
 #   step      seconds per update of SIZE, plain and with each switch that the configuration offers   -> OUT/step.jsonl
 #   render    frames and environment steps a second                                                  -> OUT/render.json
 #   train     trains in pieces of PIECE seconds; the same RUN goes on where it stopped, also in a later call
-#   evaluate  EPISODES episodes with mode and sampled actions                                        -> RUN/eval.json
+#   evaluate  EPISODES episodes with mode and sampled actions, chosen and last weights  -> RUN/eval-chosen.json, eval.json
 #   pack      curves, videos, eval.json and the acting weights, at most LIMIT_MB                     -> OUT/<run>.tar.gz
 # KEY=VALUE after -- goes to every training (and, but for run settings, to the timing): for example -- algo=vmail seed=1
 #
@@ -154,7 +154,13 @@ train() {
   done
 }
 
-evaluate() { "$PYTHON" -m agent.evaluate run="$RUN" episodes="$EPISODES" device="$DEVICE"; }
+evaluate() { # the weights nearest to the demonstrations are what is exported, where some were chosen
+  local weights=last
+  [ ! -d "$RUN/chosen" ] || weights="chosen last"
+  for weights in $weights; do
+    "$PYTHON" -m agent.evaluate run="$RUN" episodes="$EPISODES" device="$DEVICE" weights="$weights"
+  done
+}
 
 pack() { "$PYTHON" -m benchmark.pack run="$RUN" out="$OUT" limit_mb="$LIMIT_MB"; }
 

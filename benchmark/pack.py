@@ -25,8 +25,17 @@ from demos import cli
 from demos.errors import DemoError
 
 USAGE = "python -m benchmark.pack run=DIR out=DIR [limit_mb=16]"
-FIRST = ("config.yaml", "versions.json", "eval.json", "curves.png", "theorem2.png", "metrics.jsonl", "log.txt")
-SHOWN = ("eval.json", "curves.png", "theorem2.png")
+FIRST = (
+    "config.yaml",
+    "versions.json",
+    "eval.json",
+    "eval-chosen.json",
+    "curves.png",
+    "theorem2.png",
+    "metrics.jsonl",
+    "log.txt",
+)
+SHOWN = ("eval.json", "eval-chosen.json", "curves.png", "theorem2.png")
 # Of the world model acting needs the encoder and the posterior; of the policy the actor.
 ACTING = ("world.encoder.", "world.rssm.", "world.project.", "policy.actor.")
 IDLE = ("world.rssm.prior_",)
@@ -72,7 +81,8 @@ def pack(options: Options) -> None:
             content = (run / name).read_bytes()
             # Metrics grow without bound; the sizes below are compared with the limit as they are written.
             files += [(name + ".gz", gzip.compress(content))] if name == "metrics.jsonl" else [(name, content)]
-    files.append(("policy.safetensors", save(acting_weights(state["modules"]))))
+    chosen = checkpoint.load(run / "chosen") if (run / "chosen").is_dir() else None
+    files.append(("policy.safetensors", save(acting_weights((chosen or state)["modules"]))))
     videos = sorted((run / "videos").glob("*.mp4")) or sorted((run / "videos").glob("*.gif"))
     newest = {path.name.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.name: path for path in videos}
     for path in sorted(newest.values(), key=lambda p: p.stat().st_size):

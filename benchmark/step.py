@@ -8,15 +8,17 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
 from agent.build import ConfigError, build_agent, pick_device
 from agent.config import load_config, set_threads
+from agent.graph import GraphedUpdate
 from demos.cli import asks_for_help
 from models.world_model import Chunk
 
-WARM_UP = 4
+WARM_UP = 5  # one more than CUDA graphs need before they replay
 
 
 def random_chunk(batch: int, length: int, action: int, device: torch.device, expert: bool) -> Chunk:
@@ -35,18 +37,25 @@ def main(argv: list[str] | None = None) -> None:
     if asks_for_help(args):
         print("python -m benchmark.step [size=small] [updates=3] [any key of agent.train]")
         return
-    updates = int(next((a.split("=")[1] for a in args if a.startswith("updates=")), 3))
+    told = next((a.split("=")[1] for a in args if a.startswith("updates=")), "3")
+    if not told.isdigit() or int(told) < 1:
+        raise ConfigError(f"updates={told}: a number above 0")
+    updates = int(told)
     config, note = load_config([a for a in args if not a.startswith("updates=")])
     device = pick_device(config["device"])
     set_threads(config["threads"])
     torch.manual_seed(0)
     agent = build_agent(config, 9, device)
     data = config["data"]
+    graphed = config["graph"] and device.type == "cuda"
+    step = GraphedUpdate(agent) if graphed else agent.update
     own, demo = (random_chunk(data["batch"], data["length"], 9, device, e) for e in (False, True))
+    if data["clone_own"]:
+        own = replace(own, imitated=torch.ones(data["batch"], dtype=torch.bool, device=device))
     seconds = []
     for index in range(WARM_UP + updates):
         start = time.perf_counter()
-        agent.update(own, demo, index)
+        step(own, demo, index)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
@@ -63,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
                 "horizon": config["policy"].get("horizon", 0),
                 "members": config["world_model"].get("members", 0),
                 "bf16": agent.options.bf16,
+                "graph": graphed,
                 "parameters": parts,
                 "seconds_per_update": round(statistics.median(seconds[WARM_UP:]), 4),
                 "seconds": [round(s, 4) for s in seconds[WARM_UP:]],

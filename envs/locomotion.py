@@ -17,8 +17,8 @@ class Locomotion(MujocoEnvironment):
     """A robot that shall run for 1000 steps without falling; what all five share.
 
     Score: the package's return so far, undiscounted. Subtask and success: the last step is reached and the robot has
-    not fallen. Terminated: it has fallen (never for HalfCheetah). The package's actions outside the box would cost more
-    reward than those at its edge; here they are clipped first.
+    not fallen. Terminated: it has fallen (never for HalfCheetah). Actions are clipped, so that none costs more reward
+    than those at the edge of the package's box.
     """
 
     subtasks = ("survive",)
@@ -128,7 +128,7 @@ class AntEnv(Locomotion):
 
 
 class HumanoidEnv(Locomotion):
-    """Humanoid: 17 torques in +-0.4, state 45 (positions without x and y 22, velocities 23), or the package's all."""
+    """Humanoid: 17 torques (1 is the package's 0.4), state 45 (positions without x and y 22, velocities 23), or all."""
 
     task = "humanoid"
     package = "humanoid.HumanoidEnv"

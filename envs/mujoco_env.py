@@ -23,9 +23,9 @@ _STATE_BITS = int(
 class MujocoEnvironment(Environment):
     """A package's MuJoCo environment behind this project's contract.
 
-    A subclass gives `_reset_sim`, `_step_sim` and `_sense`, and may give `_score`. Actions are clipped to the package's
-    box. With tremble > 0, the hand draws from the environment's generator, as starts do, so a seed decides everything;
-    a state does not hold the generator, so a continuation is exact without trembling.
+    A subclass gives `_reset_sim`, `_step_sim` and `_sense`, and may give `_score`. Actions are clipped to [-1, 1] and
+    stretched over the package's box. With tremble > 0, the hand draws from the environment's generator, as starts do,
+    so a seed decides everything; a state does not hold the generator, so a continuation is exact without trembling.
 
     Simulator state, float64: MuJoCo's (time, positions, velocities, activations, warm start, controls), scene, memory,
     observation, steps, return, done. set_state also takes what datasets store, [qpos, qvel, scene] and
@@ -82,7 +82,9 @@ class MujocoEnvironment(Environment):
         self._vector = np.zeros(size, np.float32)
         self._frames: dict[int, SceneFrames] = {}
         self._box: gymnasium.spaces.Box = sim.action_space
-        self.action_space = self._box
+        low, high = (x.astype(np.float64) for x in (self._box.low, self._box.high))
+        self._centre, self._half = (high + low) / 2, (high - low) / 2
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._box.shape, np.float32)
         self.observation_space = observations(self._pixels, size)
         if self._pixels:
             self._frames_of(64)  # fail now, not at the first reset, if nothing can draw
@@ -110,12 +112,13 @@ class MujocoEnvironment(Environment):
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Execute `action` (A,), clipped to the box; the reward is the package's, for evaluation only."""
+        """Execute `action` (A,) in [-1, 1], clipped; the reward is the package's, for evaluation only."""
         values = np.asarray(action, np.float64)
         space = self._box
         if values.shape != space.shape or not np.isfinite(values).all():
             raise EnvError(f"{self.task}: an action is a finite array of shape {space.shape}, got {action!r}")
-        executed = trembled(np.clip(values, space.low, space.high), self._tremble, space, self.np_random)
+        wanted = self._centre + self._half * np.clip(values, -1.0, 1.0)
+        executed = trembled(wanted, self._tremble, space, self.np_random)
         self._steps += 1
         vector, reward, terminated, done = self._step_sim(executed)
         self._vector = np.asarray(vector, np.float32)

@@ -49,6 +49,13 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"elu": partial(F.elu, inplace
 _ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU}
 
 
+def known(act: str) -> str:
+    """The name of an activation. Raises ValueError when there is none of that name."""
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act: {act!r} is none of {', '.join(ACTIVATIONS)}")
+    return act
+
+
 class MLP(nn.Sequential):
     """``layers`` hidden layers of ``hidden`` units, then a linear output: (..., n_in) -> (..., n_out)."""
 
@@ -56,7 +63,7 @@ class MLP(nn.Sequential):
         sizes = [n_in] + [hidden] * layers
         modules: list[nn.Module] = []
         for a, b in zip(sizes[:-1], sizes[1:], strict=True):
-            modules += [linear(a, b), _ACTIVATION_MODULES[act]()]
+            modules += [linear(a, b), _ACTIVATION_MODULES[known(act)]()]
         super().__init__(*modules, linear(sizes[-1], n_out))
 
 
@@ -94,7 +101,7 @@ class StackedMLP(nn.Module):
         self, members: int, n_in: int, *, hidden: int, layers: int, act: str = "elu", norm: bool = False
     ) -> None:
         super().__init__()
-        self.act, self.norm = ACTIVATIONS[act], norm
+        self.act, self.norm = ACTIVATIONS[known(act)], norm
         sizes = [n_in] + [hidden] * layers + [1]
         self.layers = nn.ModuleList(StackedLinear(members, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
@@ -121,7 +128,7 @@ class Encoder(nn.Module):
 
     def __init__(self, depth: int, channels: int = 3, act: str = "elu") -> None:
         super().__init__()
-        self.act = IN_PLACE[act]
+        self.act = IN_PLACE[known(act)]
         sizes = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
         convs = [nn.Conv2d(a, b, 4, 2) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
         for conv in convs:
@@ -153,7 +160,7 @@ class Decoder(nn.Module):
 
     def __init__(self, n_in: int, depth: int, channels: int = 3, act: str = "elu") -> None:
         super().__init__()
-        self.act = IN_PLACE[act]
+        self.act = IN_PLACE[known(act)]
         self.input = linear(n_in, 32 * depth)
         sizes = [32 * depth, 4 * depth, 2 * depth, depth, channels]
         kernels = [5, 5, 6, 6]

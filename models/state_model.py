@@ -70,6 +70,10 @@ class StateModel(nn.Module):
         """Inverse of ``latent`` within the clip: feat (..., d) -> raw state (..., d)."""
         return feat * self.std + self.mean  # 1 and 0 without ``normalise``
 
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk itself: what is cloned is blurred instead (``clone_noise``)."""
+        return chunk
+
     def observe(self, chunk: Chunk) -> Latent:
         """States (B, T) of a chunk."""
         return self.latent(chunk.obs)

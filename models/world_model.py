@@ -51,6 +51,10 @@ class WorldModel(Protocol):
         """Named loss terms, the posteriors (B, T) computed on the way, and metrics."""
         ...
 
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk as it is learned from: randomly shifted pictures, states as they are."""
+        ...
+
     def observe(self, chunk: Chunk) -> Latent:
         """Filter a chunk to latents (B, T)."""
         ...
@@ -126,6 +130,10 @@ class PixelWorldModel(nn.Module):
         """feat (..., F) -> image mean (..., 64, 64, 3) in [-.5, .5]."""
         return self.decoder(feat.flatten(0, -2)).float().unflatten(0, feat.shape[:-1])
 
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk with its frames shifted at random, so that it is not learned by heart."""
+        return replace(chunk, obs=random_shift(chunk.obs, self.shift))
+
     def observe(self, chunk: Chunk) -> Latent:
         """Posteriors (B, T) of a chunk, sampled, from zero initial states."""
         return self.rssm.observe(self.embed(chunk.obs), chunk.action, chunk.is_first)
@@ -136,7 +144,7 @@ class PixelWorldModel(nn.Module):
         Shifted frames are seen, frames as they are reconstructed: latents need not say where the camera stands, nor
         the decoder draw the same room in every place.
         """
-        z = self.rssm.observe(self.embed(random_shift(chunk.obs, self.shift)), chunk.action, chunk.is_first)
+        z = self.observe(self.augmented(chunk))
         b, t = chunk.action.shape[:2]
         member = torch.randint(self.rssm.members, (t,), device=z.deter.device)
         prior = self.rssm.priors(z.deter, member)
@@ -223,9 +231,13 @@ class FrameStack(nn.Module):
         stacked = torch.cat([obs[pick, r] for r in back], -1)
         return self._latent(stacked.flatten(0, 1)).map(lambda x: x.unflatten(0, (b, t)))
 
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk with its frames shifted at random."""
+        return replace(chunk, obs=random_shift(chunk.obs, self.shift))
+
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
         """Nothing to fit without a policy: no terms, and the features (B, T) of shifted frames, for a policy's loss."""
-        return Losses(), self.observe(replace(chunk, obs=random_shift(chunk.obs, self.shift))), {}
+        return Losses(), self.observe(self.augmented(chunk)), {}
 
     def initial(self, n: int) -> Tensor:
         """The last ``frames`` frames of n episodes."""

@@ -51,7 +51,7 @@ STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_officia
 STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
-STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official"}
+STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official", "gail_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
@@ -121,6 +121,7 @@ def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None
         ("mm", "state", ("starts=mixture",), "no dynamics to imagine with"),
         ("hyper", "pixels", ("starts.window=0.1",), "starts.window"),
         ("offline_ml_irl", "state", ("starts=replay", "starts.env_reset=0.5"), "steps no environment"),
+        ("gail", "state", ("starts.env_reset=0.5",), "would also take episodes that begin within a demonstration"),
         ("gail", "state", ("reward.noise=1", "reward.noise_in_reward=true"), "reward.noise_in_reward"),
     ],
 )
@@ -346,6 +347,7 @@ def test_mopo_is_what_the_specification_says() -> None:
     assert (model["members"], model["elites"], config["penalty"]["name"], config["penalty"]["alpha"]) == (
         *(7, 5, "max_aleatoric", 5.0),
     )
+    assert model["holdout"] == 0.0, "a fifth, at most 1000"
     assert data["imagine_every"] * data["rollouts_per_step"] == 50_000 and data["rollout_horizon"] == [5, 5, 0, 1]
     assert data["memory"] == 5 * 50_000 * 5 and data["real_fraction"] == 0.05
     assert (policy["gamma"], policy["polyak"], 3 * policy["target_entropy"]) == (0.99, 0.005, -3.0)

@@ -103,7 +103,7 @@ class AIHFReward(MLReward):
         """
         losses, found = super().loss(expert, policy, expert_weight, policy_weight)
         if self.demo_loss == "linear":
-            return Losses(likelihood=self.w_demo * losses["likelihood"]), found
+            return Losses(losses | {"likelihood": self.w_demo * losses["likelihood"]}), found
         if tracks is None:
             raise ConfigError("reward.demo_loss: logistic compares whole trajectories, which rounds of the reward have")
         returns = (
@@ -112,7 +112,7 @@ class AIHFReward(MLReward):
         )
         ours, theirs = returns
         gap = (ours[:, None] - theirs[None]) / self.tau
-        return Losses(likelihood=self.w_demo * self.scale * F.softplus(-gap).mean()), found
+        return Losses(losses | {"likelihood": self.w_demo * self.scale * F.softplus(-gap).mean()}), found
 
     def _returns(self, weighted: Tensor, track: Tensor, number: int) -> Tensor:
         """Rewards times ``weights`` (n,) -> sum_t gamma^t r of each trajectory that has a pair left."""

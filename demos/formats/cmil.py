@@ -29,6 +29,10 @@ KITCHEN_SUBTASKS = ("microwave", "kettle", "light switch", "slide cabinet")
 HAND_OPTIONS = {"action": {"actions": "recorded", "direction": "ccw"}, "state": {"layout": "recorded"}}
 SIZE = 64
 
+_STOCK = (
+    "image as the stock scene is drawn, with shadows: pictures of render=fast differ from it by 10 of 255, of "
+    "render=faithful by 5, and a discriminator may tell episodes by that alone"
+)
 _FLAGS = ("is_first", "is_last", "is_terminal")
 
 
@@ -56,6 +60,7 @@ def read(path: Path) -> list[Episode]:
     meta: dict[str, Any] = {"task": task, "source": "cmil", "file": path.name, "notes": []}
     obs = {"image": _image(path, data["image"], meta)}
     if task == "kitchen":
+        meta["notes"].append(_STOCK)
         missing = [key for key in _FLAGS if key not in data]
         if missing:
             raise DemoError(path, missing[0], "missing; CMIL Kitchen files have it")

@@ -92,6 +92,9 @@ def read(path: Path) -> list[Episode]:
         task = known or transitions.plain(name)
         columns = width if own else transitions.columns(name, width)
         data = _arrays(path, file, task, columns)
+    rescaled: list[str] = []
+    if not own:
+        data["actions"], rescaled = transitions.unit_actions(name, data["actions"])
     _check_lengths(path, data)
     ended = data["terminals"] | data["timeouts"]
     _check_next(path, data, ended)
@@ -106,7 +109,7 @@ def read(path: Path) -> list[Episode]:
     episodes = []
     for number, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         part = {key: value[start:stop] for key, value in data.items()}
-        notes = [] if own else transitions.columns_note(name, width)
+        notes = [] if own else transitions.columns_note(name, width) + rescaled
         one = _episode(part, {**meta, "episode": number, "notes": notes})
         if one is not None:
             episodes.append(one)
@@ -156,7 +159,9 @@ def _episode(part: dict[str, np.ndarray], meta: dict[str, Any]) -> Episode | Non
     """One episode from its rows of every array (see the top of the file); None if no step is left of it."""
     state, action, reward = (part[key] for key in ("observations", "actions", "rewards"))
     sim_state, task = None, meta["task"]
-    terminal, timeout = bool(part["terminals"][-1]), bool(part["timeouts"][-1])
+    timeout = bool(part["timeouts"][-1])
+    terminal = transitions.is_terminal(task, bool(part["terminals"][-1]), timeout, meta["notes"])
+    timeout |= bool(part["terminals"][-1])
     meta["ends_by"] = "termination" if terminal else "time limit" if timeout else "end of file"
     meta |= transitions.reported(task, part["rewards"], part.get("infos/success"))
     if "infos/qpos" in part:

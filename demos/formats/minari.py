@@ -81,7 +81,10 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
         if value[:-1].any():
             row = int(np.argmax(value))
             raise DemoError(path, f"{name}/{key}", f"true in row {row}, before the end of the episode")
-    state, notes = _state(path, group, task, meta.get("env_id") or meta["dataset_id"])
+    known = meta.get("env_id") or meta["dataset_id"]
+    state, notes = _state(path, group, task, known)
+    action, rescaled = transitions.unit_actions(known, action)
+    notes += rescaled
     if len(state) != steps + 1:
         reason = f"has {len(state)} rows; expected {steps + 1}, one more than actions"
         raise DemoError(path, f"{name}/observations", reason)
@@ -95,10 +98,11 @@ def _episode(path: Path, file: h5py.File, name: str, meta: dict[str, Any]) -> Ep
         if sim_state is None:
             notes.append(_SIM_ROWS)
     success = hdf5.flags(path, group, "infos/success") if hdf5.has(path, group, "infos/success") else None
-    terminal, truncated = (bool(ends[key][-1]) for key in ("terminations", "truncations"))
+    ended, truncated = (bool(ends[key][-1]) for key in ("terminations", "truncations"))
+    terminal = transitions.is_terminal(task, ended, truncated, notes)
     told = {**meta, "episode": int(name.partition("_")[2]), "notes": notes, **d4rl.reference(task)}
     told |= transitions.reported(task, rewards, success)
-    told["ends_by"] = "termination" if terminal else "time limit" if truncated else "end of recording"
+    told["ends_by"] = "termination" if terminal else "time limit" if ended or truncated else "end of recording"
     obs = {"state": state}
     return transitions.episode(obs, action, rewards, terminal=terminal, sim_state=sim_state, meta=told)
 

@@ -30,6 +30,10 @@ MAZES = {"umaze": "umaze", "u": "umaze", "medium": "medium", "big": "medium", "l
 # Leading columns that are positions and velocities, by the width of the whole observation: gymnasium's v4 and v5
 # append contact forces (Ant), and inertias, actuator and contact forces (Humanoid).
 _KEPT = {"ant": {105: 27, 111: 27}, "humanoid": {348: 45, 376: 45}}
+# Half of an action box that is not +-1: an action of ours is the share of it.
+_BOX = {"humanoid": np.float32(0.4)}
+# Tasks that nothing ends but the clock: a "terminal" of theirs is a time-out.
+_ENDLESS = ("halfcheetah", *ADROIT, "kitchen")
 # What Gymnasium's, D4RL's and Minari's names of these say beside the robot. Another word is somebody's own robot.
 _PUBLISHED = re.compile(r"v\d+|random|simple|medium|expert|full|replay|mujoco|d4rl")
 
@@ -60,15 +64,36 @@ def plain(env_id: str) -> str:
     return re.sub(r"-v\d+$", "", env_id).lower()
 
 
+def _robot(name: str) -> str:
+    """The one robot that a published environment id, data set id or file name speaks of; "" where it may be another."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    robots = [word for word in words if not _PUBLISHED.fullmatch(word)]
+    return robots[0] if len(robots) == 1 < len(words) else ""
+
+
 def columns(name: str, width: int) -> int:
     """How many leading columns of an observation of `width` numbers are the state that a task observes here.
 
     name: an environment id, data set id or file name. Others than those published may mean another robot, of which
     everything is kept.
     """
-    words = re.findall(r"[a-z0-9]+", name.lower())
-    robots = [word for word in words if not _PUBLISHED.fullmatch(word)]
-    return _KEPT.get(robots[0], {}).get(width, width) if len(robots) == 1 < len(words) else width
+    return _KEPT.get(_robot(name), {}).get(width, width)
+
+
+def unit_actions(name: str, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Actions (n, A) in [-1, 1] where the box of the robot that `name` speaks of is another one, and a note on it."""
+    half = _BOX.get(_robot(name))
+    return (action, []) if half is None else (action / half, [f"action: divided by {half:g}, the robot's box"])
+
+
+def is_terminal(task: str, terminal: bool, timeout: bool, notes: list[str]) -> bool:
+    """Whether an episode's end is a true termination (algorithms 1.4): no time-out, and of a task that can end early;
+    `notes` is told otherwise.
+    """
+    if terminal and task in _ENDLESS:
+        notes.append(f"a terminal action is taken for a time-out: nothing but the clock ends {task}")
+        return False
+    return terminal and not timeout
 
 
 def columns_note(name: str, width: int) -> list[str]:

@@ -214,6 +214,18 @@ def test_replay_posteriors_precede_the_model_step_and_expert_posteriors_follow_i
     assert not seen["own"].feat.requires_grad and not seen["demo"].feat.requires_grad
 
 
+def test_a_model_that_stays_as_it_is_sees_augmented_chunks(chunks: tuple[Chunk, Chunk]) -> None:
+    """Else the frames that are cloned would be learned by heart in a frozen model."""
+    agent = make_agent()
+    seen: list[Chunk] = []
+    observe = agent.world.observe
+    agent.world.augmented = lambda chunk: dataclasses.replace(chunk, obs=255 - chunk.obs)
+    agent.world.observe = lambda chunk: seen.append(chunk) or observe(chunk)
+    update(agent, chunks, parts=("reward", "policy"))
+    assert [c.expert.all().item() for c in seen] == [True, False]
+    assert all(torch.equal(c.obs, 255 - given.obs) for c, given in zip(seen, reversed(chunks), strict=True))
+
+
 def test_joint_batch_fits_the_model_on_both_chunks(chunks: tuple[Chunk, Chunk]) -> None:
     agent = make_agent(joint_batch=True)
     seen: list[Any] = []

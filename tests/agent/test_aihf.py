@@ -126,19 +126,21 @@ def test_both_terms_are_log_likelihoods_of_one_temperature() -> None:
     torch.testing.assert_close(demo + reward.preference(x, label)[0].total, wanted, rtol=1e-6, atol=1e-8)
 
 
-def test_without_preferences_it_is_maximum_likelihood_irl() -> None:
-    """Bit by bit."""
-    plain, reward = (
-        kind(F, A, **more) for kind, more in ((MLReward, LIKELIHOOD), (AIHFReward, OPTIONS | {"w_pref": 0.0}))
-    )
+@pytest.mark.parametrize("lipschitz", [0.0, 0.01])
+def test_without_preferences_it_is_maximum_likelihood_irl(lipschitz: float) -> None:
+    """Bit by bit, its bound on the steepness included."""
+    both = ((MLReward, LIKELIHOOD), (AIHFReward, OPTIONS | {"w_pref": 0.0}))
+    plain, reward = (kind(F, A, **(more | {"lipschitz": lipschitz})) for kind, more in both)
     reward.load_state_dict(plain.state_dict())
     assert not differences(dict(plain.state_dict()), dict(reward.state_dict()))
     expert, policy = numbers(5, F + A), numbers(8, F + A, seed=1)
     found = []
     for one in (plain, reward):
         weights = [one.weights(torch.arange(len(p)), 1) for p in (expert, policy)]
-        loss = one.loss(expert, policy, *weights)[0].total
-        found.append((loss, gradient(one, loss)))
+        torch.manual_seed(0)  # interpolates
+        losses = one.loss(expert, policy, *weights)[0]
+        assert ("gp" in losses) == (lipschitz > 0)
+        found.append((losses.total, gradient(one, losses.total)))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert reward.needs_demos and not reward.needs_preferences and not reward.needs_tracks
 

@@ -26,7 +26,15 @@ OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded tran
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
-STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official")
+STATE += (
+    "gail_official",
+    "rlhf",
+    "cmil_ml",
+    "mopo_official",
+    "f_irl_official",
+    "iq_learn_official",
+    "value_dice_official",
+)
 OFFLINE += ("mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -35,9 +43,9 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "aihf", "aihf_offline", "clare", "cmil_offline_to_online", "mm", "bc_reg", "gail", "dac", "hype_filter",
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
-         "f_irl_official", "iq_learn_official", "value_dice_official")  # fmt: skip
+         "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
-                "cmil_offline_to_online", "cmil_ml")  # fmt: skip
+                "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
 SMALL: dict[str, tuple[str, ...]] = {
     "state": ("obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "data.seed_steps=30",

@@ -247,6 +247,15 @@ def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         ("+new=1", "'+new=1': arguments have the form key=value"),
         ("seed=-1", "seed=-1: expected at least 0"),
         ("data.length=1", "data.length=1: expected at least 2"),
+        ("data.burn_in=40", "data.burn_in=40: leaves nothing of"),
+        ("data.clone_own=-3", "data.clone_own=-3: expected at least 0"),
+        ("data.from_start=3", "data.from_start=3: expected at most 1"),
+        ("policy.lambda_=2", "policy.lambda_=2: expected at most 1"),
+        ("clone_noise=-1", "clone_noise=-1: expected at least 0"),
+        ("data.stages=[{name: a, updates: 2, parts: [wrold]}]", "a: 'wrold' is no part; did you mean 'world'?"),
+        ("data.stages=[{name: a, parts: [world]}]", "name, updates and parts are needed"),
+        ("data.stages=[{name: a, updates: 2, part: [world], parts: [world]}]", "name, updates and parts are needed"),
+        ("data.stages=[{name: a, updates: soon, parts: [world]}]", "a: updates='soon' is no number of updates"),
     ],
 )
 def test_mistakes_are_named_in_one_line(argument: str, expected: str) -> None:
@@ -280,6 +289,11 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("a: [1")
     with pytest.raises(ConfigError, match="not a readable run configuration"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_runs_from_before_pictures_could_be_drawn_otherwise_go_on() -> None:
+    given = load_config(["task=line", "run=unused"])[0]
+    assert "render" not in fingerprint(given) and fingerprint(given | {"render": "faithful"})["render"] == "faithful"
 
 
 def test_a_run_is_identified_by_what_its_settings_are_and_not_by_what_the_tables_offer_others() -> None:

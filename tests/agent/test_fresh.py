@@ -49,6 +49,7 @@ def test_fresh_episodes_count_and_go_to_the_round_alone(run_dir: Path, monkeypat
     online = [entry for entry in found["replay"]["episodes"] if not entry[3]]
     assert len(online) == 4, "what the policy learns from"
     assert [line for line in lines(run_dir) if "env_steps/reward" in line][-1]["env_steps/reward"] == 6 * n
+    assert [line for line in lines(run_dir) if "env_steps/official" in line][-1]["env_steps/official"] == 4 * n
     for pairs in seen:
         assert pairs.episode.tolist() == [0] * n + [1] * n and pairs.time.tolist() == 2 * list(range(n))
         np.testing.assert_allclose(pairs.next_obs, np.clip(pairs.obs + LINE_SPEED * pairs.action, -1, 1), atol=1e-6)
@@ -146,6 +147,9 @@ def test_a_reward_never_sees_episodes_that_began_elsewhere(run_dir: Path, monkey
     monkeypatch.setattr(RewardRounds, "play", noted)
     start(run_dir, *RUN, "algo=hype_filter", "starts.env_reset=0.99", "data.reward_fresh=0", "steps=150")
     assert len(seen) >= 2 and all(seen), "no round without one"
+    logged = lines(run_dir)
+    episodes, scored = (sum(key in line for line in logged) for key in ("env_steps/policy", "train/score"))
+    assert 0 < scored < episodes, "a score from a demonstration's middle on is in part the demonstration's"
     whole = {entry[0] for entry in state(run_dir)["replay"]["episodes"] if entry[2] == LineEnv.horizon + 1}
     assert set().union(*seen) <= whole
     with pytest.raises(ConfigError, match=r"env_reset=1: the reward compares episodes from the task's own start"):

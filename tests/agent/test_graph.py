@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from agent.agent import FULL
 from agent.build import build_agent
 from agent.config import load_config
+from agent.graph import key_of
 from benchmark.step import random_chunk
 
-pytestmark = pytest.mark.gpu
+CLONE = frozenset({"world", "clone"})
+
+
+def test_chunks_that_hold_other_tensors_need_another_graph() -> None:
+    """Own episodes to be cloned come with the first own episode, in chunks of the same shape."""
+    own, demo = (random_chunk(4, 10, 1, torch.device("cpu"), expert) for expert in (False, True))
+    flagged = replace(own, imitated=torch.ones(4, dtype=torch.bool))
+    keys = [key_of(own, demo, FULL), key_of(flagged, demo, FULL), key_of(demo, demo, FULL), key_of(own, demo, CLONE)]
+    assert len(set(keys)) == 4 and keys[0] == key_of(random_chunk(4, 10, 1, torch.device("cpu"), False), demo, FULL)
 
 
 def _run(graphed: bool, updates: int) -> tuple[dict[str, float], torch.Tensor]:
@@ -28,6 +39,7 @@ def _run(graphed: bool, updates: int) -> tuple[dict[str, float], torch.Tensor]:
     return {name: float(value) for name, value in metrics.items()}, weights
 
 
+@pytest.mark.gpu
 def test_a_graphed_run_learns_what_an_eager_run_learns() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

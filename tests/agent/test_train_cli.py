@@ -17,6 +17,7 @@ import pytest
 
 from agent import train
 from agent.config import read_config
+from demos import dataset
 from tests.agent.runs import TINY, assert_same, lines, local, moments, overrides, start, state
 
 # with stages and videos; a cycle of every other method is in test_algorithms
@@ -97,6 +98,10 @@ def test_algorithms_run_a_cycle_with_stages_and_videos(
         stages = f"data.stages=[{full}, {{name: b, updates: 1, parts: [world, clone]}}]"
         start(run_dir, f"algo={algo}", *small, stages, "steps=60", "eval.videos=true")
         counters = state(run_dir)["counters"]
+        logged = [line for line in lines(run_dir) if "env_steps/official" in line]
+        # CMIL's code counts the steps of its demonstrations and its updates of cloning (C15)
+        more = sum(one.steps for one in dataset.load(dataset.shipped("line"), limit=3)) + 1
+        assert logged[-1]["env_steps/official"] == 60 + more * (algo == "cmil_official")
         assert (counters["env_steps"], counters["env_steps/seed"], counters["updates"]) == (60, 30, 6)
     else:
         start(run_dir, f"algo={algo}", *small[:2], "steps=4", "eval.videos=true")
@@ -134,6 +139,9 @@ def test_state_observations_are_refused_in_words(tmp_path: Path, capsys: pytest.
         ("minutes=-1", "minutes=-1: expected at least 0"),
         ("threads=-1", "threads=-1: expected at least 0"),
         ("ema=2", "ema=2: expected at most 1"),
+        ("world_model.act=gelu", "act: 'gelu' is none of elu, relu"),
+        ("render=fine", "unknown render style 'fine'"),
+        ("data.model_mixture=one_to_on", "data.model_mixture: 'one_to_on' is none of all, one_to_one"),
         ("optim.actor.lr=-1", "optim.actor.lr=-1: expected more than 0"),
         ("task.options={foo:1}", "Could not override 'task.options'."),
         ("data.capacity=50", "replay: an episode of 31 rows does not fit"),

@@ -227,6 +227,27 @@ def test_of_another_robot_everything_is_kept(tmp_path: Path, name: str, kept: in
         assert any("first 27" in note for note in one.meta["notes"]) == (kept == 27)
 
 
+@pytest.mark.parametrize(("env_id", "half"), [("Humanoid-v5", 0.4), ("my-humanoid-v5", 1.0), ("Hopper-v5", 1.0)])
+def test_actions_are_shares_of_the_robots_box(tmp_path: Path, env_id: str, half: float) -> None:
+    """Else every policy would ask for more than its robot can do, and nothing would tell."""
+    given = np.linspace(-0.4, 0.4, 9, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
+    found = read(hopper(tmp_path / "a.hdf5", env_id=env_id, actions=given))
+    np.testing.assert_allclose(found[0].action[1:], given[:4] / half, rtol=1e-6)
+    assert any("divided by 0.4" in note for note in found[0].meta["notes"]) == (half != 1)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "timeouts", "ends"),
+    [("Hopper-v5", (3,), True), ("Hopper-v5", (3, 6), False), ("HalfCheetah-v5", (3,), False)],
+)
+def test_a_time_out_is_no_termination_whatever_the_flags_say(
+    tmp_path: Path, env_id: str, timeouts: tuple[int, ...], ends: bool
+) -> None:
+    found = read(hopper(tmp_path / "a.hdf5", env_id=env_id, after=True, timeouts=np.isin(np.arange(9), timeouts)))
+    assert [bool(one.is_terminal[-1]) for one in found] == [False, ends, False]
+    assert any("nothing but the clock" in note for note in found[1].meta["notes"]) == (env_id == "HalfCheetah-v5")
+
+
 def test_files_of_our_own_give_back_every_step_and_end(tmp_path: Path) -> None:
     """Also those of tasks that no environment id names, and of observations with contact forces."""
     made = [samples.episode(rows, rows, task="ant-custom", actions=8) for rows in (5, 3)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -176,7 +177,7 @@ def test_mistakes_are_explained(options: dict[str, Any], expected: str) -> None:
 
 
 def test_the_hand_trembles_as_often_as_asked_with_uniform_actions() -> None:
-    space = make("humanoid", "state").action_space
+    space = gymnasium.spaces.Box(-0.4, 0.4, (17,), np.float32)
     generator = np.random.default_rng(0)
     asked = np.full(space.shape, 0.1)
     executed = np.stack([trembled(asked, 0.25, space, generator) for _ in range(4000)])
@@ -226,8 +227,17 @@ def test_recorded_humanoid_steps_agree(datasets: Path) -> None:
     env.reset(seed=0)
     for step in range(40):  # one step each: open loop, rounding alone leaves the recording within 20
         env.set_state(np.concatenate([data["infos/qpos"][step], data["infos/qvel"][step]]))
-        obs = env.step(data["actions"][step])[0]
+        obs = env.step(data["actions"][step] / 0.4)[0]
         assert np.abs(obs - data["observations"][step + 1, :45]).max() < 1e-3, step
+
+
+def test_an_action_of_one_is_the_edge_of_the_robots_box() -> None:
+    env: Any = make("humanoid", "state")
+    env.reset(seed=0)
+    assert np.array_equal(env.action_space.low, -np.ones(17)) and np.array_equal(env.action_space.high, np.ones(17))
+    for asked, done in ((0.5, 0.2), (1.0, 0.4), (-3.0, -0.4)):
+        env.step(np.full(17, asked))
+        np.testing.assert_allclose(env.data.ctrl, done, rtol=1e-6)
 
 
 def test_contacts_begin_at_the_larger_margin(hopper: Any) -> None:
