@@ -22,7 +22,7 @@ from tests.agent.test_trainer import at_call
 
 # episodes of 30 steps: one that seeds, then one for every 6 updates, the first of which begins with a round
 RUN = ("algo=hype_official", "obs=state", "data.batch=16", "data.updates_per_step=0.2", "data.seed_steps=30",
-       "data.reward_batch=32", "data.reward_every=30", "data.reward_fresh=2", "steps=240",
+       "data.reward_batch=32", "data.reward_start=0", "data.reward_every=30", "data.reward_fresh=2", "steps=240",
        "eval.every=240")  # fmt: skip
 
 
