@@ -26,17 +26,10 @@ OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded tran
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
-STATE += (
-    "gail_official",
-    "rlhf",
-    "cmil_ml",
-    "mopo_official",
-    "f_irl_official",
-    "iq_learn_official",
-    "value_dice_official",
-)
+STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
+          "gail_official")  # fmt: skip
 OFFLINE += ("mopo_official", "clare", "clare_official", "offline_ml_irl_official")
-PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm")
+PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
 # methods that must not know the true reward (those from pixels that learn on chunks: test_trainer)
 BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn", "value_dice", "offline_ml_irl",
@@ -45,7 +38,7 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
          "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
-                "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf")  # fmt: skip
+                "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
 SMALL: dict[str, tuple[str, ...]] = {
     "state": ("obs=state", "data.batch=16", "data.length=2", "data.updates_per_step=0.2", "data.seed_steps=30",
@@ -58,6 +51,7 @@ FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000",
 FRESH = ("hype_official", "hyper_official")  # collect episodes for the reward alone
 MORE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FRESH, ("data.reward_fresh=1",)),
+    "hype_official": ("data.reward_fresh=1", "data.reward_start=0"),
     "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
@@ -108,7 +102,7 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_is_complete() -> None:
     """No preset is left out: those that only change sizes or optimiser settings are built in test_presets."""
-    known = {algo for _, algo in ROWS} | {"cmil_official", "cmil_paper", "vmail_official", "expert"}
+    known = {algo for _, algo in ROWS} | {"cmil_official", "cmil_paper", "vmail_official"}
     assert {path.stem for path in (CONFIGS / "algo").glob("*.yaml")} == known
 
 

@@ -114,6 +114,7 @@ def test_the_papers_differ_where_they_should() -> None:
     official, _ = load_config(["algo=vmail_official", "size=base"])
     assert official["reward"]["gp"] == "weight" and official["optim"]["world"]["lr"] == 6e-4
     world, data = official["world_model"], official["data"]
+    assert (world["depth"], world["act"]) == (32, "relu")
     assert (world["stoch"], world["deter"], world["kl_balance"], world["free_nats"]) == (30, 200, 0.5, 3.0)
     assert (data["batch"], data["length"], data["updates_per_step"], data["seed_steps"]) == (128, 50, 0.2, 1000)
     assert (official["policy"]["horizon"], official["policy"]["explore_noise"], data["stages"]) == (15, 0.3, [])
