@@ -5,7 +5,8 @@ demonstration is compared piece by piece. Sums of different length are never com
 trajectories ends the other at the same time.
 
     chunk      rows 0 .. b-1    b          b+1  ...        b+T       b: rows of history that a posterior wants (burn-in)
-    expert                      (z_0,a_0)  (z_1,a_1) ...             posteriors and the demonstrated actions
+    expert                      (z_0,a_0)  (z_1,a_1) ...             posteriors and demonstrated actions, or what the
+                                                                     model makes of these (``reward_expert=prior``)
     policy                      (z_0,a'_0) (z'_1,a'_1) ...           z'_t imagined
     weight                      w_0        w_1       ...             of both, 0 from the cut on
 """
@@ -24,7 +25,10 @@ from agent.batch import to_device, transitions
 from agent.data import Replay, Which
 from agent.imagine import imagine, stepped
 from envs.episode import to_pairs
+from models.latent import Latent
 from models.world_model import Chunk
+
+EXPERTS = ("posterior", "prior")
 
 
 class Beside(NamedTuple):
@@ -47,6 +51,9 @@ def beside(agent: Agent, replay: Replay, data: Mapping[str, Any], rng: np.random
     """``reward_rollouts`` chunks of demonstrations and sampled rollouts of ``reward_horizon`` pairs (0: what a chunk of
     ``length`` rows has).
 
+    ``reward_expert=prior``: the expert's side is imagined, too, with the demonstrated actions: else a reward may tell
+    posteriors from what a model predicts, which no policy can change.
+
     A rollout is cut where the model's disagreement is above the ``reward_cut`` quantile of that on recorded data: what
     comes after is the model's invention, which a reward would learn to tell from demonstrations.
     """
@@ -57,6 +64,9 @@ def beside(agent: Agent, replay: Replay, data: Mapping[str, Any], rng: np.random
         z = agent.world.observe(demo)
         rollout = imagine(agent.world, agent.policy.actor, z[:, burn_in], steps, agent.penalty)
     feat, action, _, _ = to_pairs(z.feat[:, burn_in:], demo.action[:, burn_in:], axis=1)
+    feat = feat.transpose(0, 1)
+    if data["reward_expert"] == "prior":
+        feat = predicted(agent, z[:, burn_in], action)
     # a chunk may go on with another episode, where what the rollout was beside is over
     one = demo.valid[:, burn_in, None] & ~demo.is_first[:, burn_in + 1 :]
     limit = rollout.u.new_full((), torch.inf)
@@ -65,8 +75,19 @@ def beside(agent: Agent, replay: Replay, data: Mapping[str, Any], rng: np.random
         own = to_device(replay.sample(*size, which=which), burn_in, agent.device)
         limit = disagreement(agent, own).float().quantile(data["reward_cut"])
     kept = (one.t() & (rollout.u <= limit)).cumprod(0).bool()
-    sides = feat.transpose(0, 1), action.transpose(0, 1), rollout.feat[:-1], rollout.action
+    sides = feat, action.transpose(0, 1), rollout.feat[:-1], rollout.action
     return Beside(*sides, kept, rollout.alive[:-1] > 0, rollout.u, limit)
+
+
+@torch.no_grad()
+def predicted(agent: Agent, start: Latent, action: Tensor) -> Tensor:
+    """feat (T, N, F) in which the model takes actions (N, T, A) to be done, from ``start`` (N,) on."""
+    feats, z = [start.feat], start
+    with agent.autocast():
+        for t in range(action.shape[1] - 1):
+            z, _ = agent.world.step(z, action[:, t], stats=False, need_std=False)
+            feats.append(z.feat)
+    return torch.stack(feats)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from agent.agent import Agent
-from agent.beside import beside
+from agent.beside import EXPERTS, beside
 from agent.data import Replay, RowPairs
 from agent.errors import ConfigError
 from agent.imagine import imagine, stepped
@@ -71,6 +71,8 @@ class RewardRounds:
         self.imagined = source == "imagined" and agent.policy.wants == "transitions"
         self.fitted = source == "truth"
         self.beside = source == "chunks"
+        if self.beside and data["reward_expert"] not in EXPERTS:
+            raise ConfigError(f"data.reward_expert: {data['reward_expert']!r} is none of {', '.join(EXPERTS)}")
         self.whole = source == "tracks"
         self.preferred = agent.reward is not None and agent.reward.needs_preferences
         self.weighs = source == "weighted"

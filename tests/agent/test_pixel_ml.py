@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from agent import artefact, holdout, rewards
 from agent.agent import Agent
@@ -64,6 +65,7 @@ PIECES: dict[str, Any] = DATA | {
     "reward_rollouts": 40,
     "reward_horizon": 6,
     "reward_cut": 0.9,
+    "reward_expert": "posterior",
     "length": 3,
     "burn_in": 0,
     "from_start": 0.0,
@@ -111,6 +113,27 @@ def test_both_sides_are_cut_at_the_same_time_and_weigh_the_same(replay: Replay) 
     action, taken_in = found.expert_action[found.kept], found.expert_feat[found.kept]
     assert torch.allclose(action, taken_in / 1e4), "the action taken in the state"
     assert bool((found.policy_action == 0.25).all())
+
+
+def test_the_experts_side_can_be_what_the_model_predicts_of_its_actions(replay: Replay) -> None:
+    """Here of a world that is moved by actions, which demonstrated states are not."""
+
+    class Moved(Filtering):
+        def step(self, z: Latent, action: Tensor, **options: Any) -> tuple[Latent, Any]:
+            return Latent(z.deter, z.stoch + 1e4 * action, z.params), super().step(z, action, **options)[1]
+
+    agent = Player()
+    agent.world = Moved()
+    seen, told = (
+        beside(agent, replay, PIECES | {"reward_cut": 1, "reward_expert": kind}, np.random.default_rng(0))  # type: ignore[arg-type]
+        for kind in ("posterior", "prior")
+    )
+    assert torch.equal(seen.expert_action, told.expert_action) and torch.equal(seen.policy_feat, told.policy_feat)
+    moved = told.expert_feat[0] + 1e4 * told.expert_action[:-1].cumsum(0)
+    assert torch.equal(seen.expert_feat[0], told.expert_feat[0]) and torch.allclose(moved, told.expert_feat[1:])
+    assert not torch.equal(seen.expert_feat, told.expert_feat)
+    with pytest.raises(ConfigError, match="reward_expert: 'both' is none of posterior, prior"):
+        RewardRounds(agent, replay, PIECES | {"reward_expert": "both"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 1])
