@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the second core is worth to state training at size=small: whole training loops of METHODS on Hopper, with one thread,
-# with two, and two runs with one thread each side by side. Prints updates and environment steps a second, and how much of
-# the time the learner's processor was busy. On an idle machine.   bash benchmark/cores.sh OUT DEMOS
+# with two, and two runs with one thread each side by side. Prints updates and environment steps (but for those that only
+# seed) a second, and how much of the time the learner's processor was busy. On an idle machine.   bash benchmark/cores.sh OUT DEMOS
 set -euo pipefail
 out=${1:?the folder for the runs} demos=${2:-shipped}
 train() { # ALGO STEPS THREADS NAME
@@ -24,5 +24,5 @@ print(f"{'run':24}{'updates/s':>10}{'env steps/s':>12}{'processors':>11}")
 for file in sorted(Path(sys.argv[1]).glob("*/metrics.jsonl")):
     row = json.loads(file.read_text().splitlines()[-1])
     seconds = 60 * row["minutes"]
-    print(f"{file.parent.name:24}{row['updates'] / seconds:10.1f}{row['step'] / seconds:12.1f}{row['cpu_minutes'] / row['minutes']:11.2f}")
+    print(f"{file.parent.name:24}{row['updates'] / seconds:10.1f}{row['env_steps/policy'] / seconds:12.1f}{row['cpu_minutes'] / row['minutes']:11.2f}")
 PY
