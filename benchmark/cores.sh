@@ -22,7 +22,9 @@ from pathlib import Path
 
 print(f"{'run':24}{'updates/s':>10}{'env steps/s':>12}{'processors':>11}")
 for file in sorted(Path(sys.argv[1]).glob("*/metrics.jsonl")):
-    row = json.loads(file.read_text().splitlines()[-1])
+    row = {}
+    for line in file.read_text().splitlines():
+        row |= json.loads(line)
     seconds = 60 * row["minutes"]
     print(f"{file.parent.name:24}{row['updates'] / seconds:10.1f}{row['env_steps/policy'] / seconds:12.1f}{row['cpu_minutes'] / row['minutes']:11.2f}")
 PY
