@@ -170,7 +170,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
         begun = _resumed(trainer, state is not None, given.more)
         shown = given.notes if state is None and config["obs"]["name"] == "pixels" else []
-        for text in filter(None, (note, started, f"run: {folder}", replay.describe(), begun, envs.note, *shown)):
+        told = note, started, f"run: {folder}", replay.describe(), begun, envs.note, envs.drawing(), *shown
+        for text in filter(None, told):
             logger.note(text)
 
         def stop(*_: Any) -> None:

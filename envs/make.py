@@ -93,22 +93,27 @@ def make(task: str, obs: str, *, render: str = "fast", **options: Any) -> Enviro
     return _class_of(task)(obs=obs, render=render, **options)
 
 
-def check(task: str, obs: str, render: str, options: Mapping[str, Any]) -> None:
-    """Raise what `make` would for unknown names, making nothing; the values of options are the suite's to check."""
+def check(task: str, obs: str, render: str, options: Mapping[str, Any]) -> str:
+    """Raise what `make` would for unknown names, making nothing; the values of options are the suite's to check.
+
+    Returns the OpenGL backend that is going to draw pictures; empty where none is needed.
+    """
     entry = _find(task)
     if obs not in OBS:
         raise EnvError(f"unknown observation {obs!r}{nearest(obs, OBS)}")
     if render not in RENDER:
         raise EnvError(f"unknown render style {render!r}{nearest(render, RENDER)}")
+    backend = ""
     if entry.mujoco and obs == "pixels":
         from envs.rendering import select_backend
 
         # mujoco reads MUJOCO_GL when it is imported, so the backend must be known before the suite's import
-        select_backend()
+        backend = select_backend()
     valid = task_options(task)
     for name in options:
         if name not in valid:
             raise EnvError(f"task {task!r} has no option {name!r}{nearest(name, valid)}")
+    return backend
 
 
 def _class_of(task: str) -> Callable[..., Environment]:

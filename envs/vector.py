@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -58,7 +59,7 @@ class VectorEnv:
         self.task = task
         self._workers: list[_Local | _Remote] = []
         # mistakes shall fail here, not in a worker; and workers inherit the answer of the OpenGL probe
-        check(task, obs, render, options)
+        self._drawn = render, check(task, obs, render, options)
         if not processes:
             self._workers = [_Local(task, obs, render, options) for _ in range(n)]
         else:
@@ -85,6 +86,21 @@ class VectorEnv:
     def different(self, n: int) -> int:
         """How many of n episodes, with seeds that follow each other, differ: recordings played twice tell nothing."""
         return n if self.episodes is None else min(n, self.episodes)
+
+    def drawing(self, seconds: float = 0.3) -> str:
+        """Who draws the pictures, and how many a second in one process; empty where no OpenGL is needed.
+
+        Episodes begin anew after it.
+        """
+        style, backend = self._drawn
+        if not backend:
+            return ""
+        self.reset([0])
+        count, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds:
+            self._one(0, "render", 64)
+            count += 1
+        return f"pictures: {style}, drawn through {backend}, {count / spent:.0f} a second for each environment"
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """Reset the first len(seeds) environments; return observations (n, ...) and infos."""

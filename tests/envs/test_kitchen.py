@@ -72,6 +72,17 @@ def test_a_seed_decides_everything_even_the_noise(noisy: Any) -> None:
     assert not np.array_equal(runs[0], runs[2])
 
 
+def test_who_draws_and_how_fast_is_told(exact: Any) -> None:
+    with VectorEnv("kitchen", "pixels", 1, processes=False) as envs:
+        told = envs.drawing(0.01)
+        assert told.startswith(f"pictures: fast, drawn through {select_backend()}, ") and " 0 a second" not in told
+        before = envs.reset([5])[0]
+    with VectorEnv("kitchen", "pixels", 1, processes=False) as envs:
+        assert np.array_equal(envs.reset([5])[0], before), "looking changes nothing"
+    with VectorEnv("line", "pixels", 1, processes=False) as envs:
+        assert envs.drawing() == ""
+
+
 def test_worker_processes_give_the_same_pixels_and_states(exact: Any) -> None:
     options: dict[str, Any] = {"robot_noise_ratio": 0.01, "object_noise_ratio": 0.0005}
     with VectorEnv("kitchen", "pixels", 1, options=options) as vector:
