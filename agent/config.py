@@ -206,10 +206,9 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             raise ConfigError(f"{key}={found}: expected at least {least}")
         if found is not None and found > _MOST.get(key, found):
             raise ConfigError(f"{key}={found}: expected at most {_MOST[key]}")
-    if resolved["data"]["burn_in"] >= resolved["data"]["length"]:
-        raise ConfigError(
-            f"data.burn_in={resolved['data']['burn_in']}: leaves nothing of {resolved['data']['length']} rows"
-        )
+    burn_in, length = resolved["data"]["burn_in"], resolved["data"]["length"]
+    if burn_in > length - 2:
+        raise ConfigError(f"data.burn_in={burn_in}: leaves no pair of {length} rows")
     _check_stages(resolved["data"]["stages"])
     for name, optimiser in resolved["optim"].items():
         if not optimiser["lr"] > 0:

@@ -84,8 +84,11 @@ def run(overrides: list[str]) -> int:
     task, obs = config["task"], config["obs"]
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
-    if config["init"] is None and (folder / "checkpoint").is_dir():  # a resumed run stays what it began as
-        config["init"] = read_config(folder / "config.yaml")["init"]
+    begun = folder / "config.yaml"
+    if (
+        config["init"] is None and (folder / "checkpoint").is_dir() and begun.is_file()
+    ):  # a resumed run stays what it began as
+        config["init"] = read_config(begun).get("init")
     given = gather(config)
     set_threads(config["threads"])
     device = pick_device(config["device"])

@@ -82,6 +82,14 @@ def test_imagination_alone_learns_line_from_pixels(run_dir: Path) -> None:
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
 
 
+@pytest.mark.parametrize("algo", ["hyper", "hyper_pess"])
+def test_expert_resets_alone_learn_line_from_pixels(run_dir: Path, algo: str) -> None:
+    """The same with moment matching for a reward and imagination that begins at demonstrations half of the time."""
+    train(run_dir, f"algo={algo}", *IMAGINED)
+    mode, _, expert, chance = judged(run_dir)
+    assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
+
+
 def test_vmail_learns_line_from_pixels(run_dir: Path) -> None:
     """Which never clones: 90 % of the expert, in 3000 steps (in 1500 with AVX-512 alone)."""
     train(run_dir, "algo=vmail", *IMAGINED, *SMOOTH, "steps=3000", "eval.every=3000")

@@ -248,7 +248,7 @@ def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         ("+new=1", "'+new=1': arguments have the form key=value"),
         ("seed=-1", "seed=-1: expected at least 0"),
         ("data.length=1", "data.length=1: expected at least 2"),
-        ("data.burn_in=40", "data.burn_in=40: leaves nothing of"),
+        ("data.burn_in=40", "data.burn_in=40: leaves no pair of"),
         ("data.clone_own=-3", "data.clone_own=-3: expected at least 0"),
         ("data.from_start=3", "data.from_start=3: expected at most 1"),
         ("policy.lambda_=2", "policy.lambda_=2: expected at most 1"),
