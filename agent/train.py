@@ -85,9 +85,8 @@ def run(overrides: list[str]) -> int:
     name = f"{task['name']}-{obs['name']}-{config['algo']['name']}-{config['size']['name']}-seed{config['seed']}"
     folder = Path(config["run"] or Path("runs") / name)
     begun = folder / "config.yaml"
-    if (
-        config["init"] is None and (folder / "checkpoint").is_dir() and begun.is_file()
-    ):  # a resumed run stays what it began as
+    resumed = (folder / "checkpoint").is_dir() and begun.is_file()
+    if config["init"] is None and resumed:  # which stays what it began as
         config["init"] = read_config(begun).get("init")
     given = gather(config)
     set_threads(config["threads"])
