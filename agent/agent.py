@@ -304,13 +304,16 @@ class Agent(nn.Module):
             losses["reward"], metrics = self.reward.loss(*x, *weights)
         elif self.reward.policy_data == "told":
             losses["reward"], metrics = self._told(own, chunk)
-        pairs, u = real, torch.zeros_like(real.done)
+        pairs, u, rows = real, torch.zeros_like(real.done), torch.arange(len(real.done), device=self.device)
         if self.memory is not None and self.memory.filled > 0:
-            pairs, u = self.memory.mixed(real, self.options.real_fraction)
-            self.penalty.adapt(u[round(self.options.real_fraction * len(u)) :])
+            pairs, u, rows = self.memory.mixed(real, self.options.real_fraction)
+            self.penalty.adapt(u[len(rows) :])
         truth = None if chunk.truth is None else chunk.truth[:, 1:].flatten()
         with torch.no_grad():
             learned = self.reward.reward(self.reward_inputs(pairs, truth))
+            if truth is not None:
+                n = len(rows)
+                learned = torch.cat([self.reward.revealed(learned[:n], truth[rows]), learned[n:]])
             reward = penalised(learned, u, self.penalty)
         found, more = self.policy.losses(TransitionBatch(pairs, reward, clone, index))
         metrics |= more | {"reward": learned.mean(), "reward_std": learned.std(), "u": u.mean()}

@@ -27,6 +27,7 @@ from agent.reward.f_div import FDivReward
 from agent.reward.fitted import FittedReward
 from agent.reward.frozen import FrozenReward
 from agent.reward.ipm import IPMReward
+from agent.reward.leak import LeakReward
 from agent.reward.ml import MLReward
 from agent.reward.truth import TruthReward
 from agent.starts import MixtureStarts, ReplayStarts
@@ -88,6 +89,7 @@ REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
     "ipm": lambda config, world, action: IPMReward(world.feat, action, **_without(config, "kind")),
     "airl": lambda config, world, action: AIRLReward(world.feat, action, **_without(config, "kind")),
     "ml": lambda config, world, action: MLReward(world.feat, action, **_without(config, "kind")),
+    "ml_leak": lambda config, world, action: LeakReward(world.feat, action, **_without(config, "kind")),
     "f_div": lambda config, world, action: FDivReward(world.feat, **_without(config, "kind")),
     "aihf": lambda config, world, action: AIHFReward(world.feat, action, **_without(config, "kind")),
     "clare": lambda config, world, action: CLAREReward(world.feat, action, **_without(config, "kind", "past")),

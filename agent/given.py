@@ -19,9 +19,9 @@ from demos.preferences import Comparisons
 from envs.episode import Episode
 
 RANGE = "recorded_actions"  # of an episode's meta: what its data set recorded of the actions
-TOLD = ("truth", "fitted")  # rewards that the replay keeps the true ones for
+TOLD = ("truth", "fitted", "ml_leak")  # rewards that the replay keeps the true ones for
 IMAGINES = ("rssm", "mlp")  # world models that may be fitted to demonstrations, whatever the reward is
-UNTAUGHT = (*TOLD, "frozen", "none")  # rewards that no demonstration teaches
+UNTAUGHT = ("truth", "fitted", "frozen", "none")  # rewards that no demonstration teaches
 
 
 class Spaces(NamedTuple):

@@ -56,13 +56,13 @@ class TransitionMemory(nn.Module):
         )
         return Transitions(feat, action, next_feat, done, torch.ones_like(done)), u
 
-    def mixed(self, real: Transitions, fraction: float) -> tuple[Transitions, Tensor]:
-        """As many transitions as ``real`` has (n,), the first ``fraction`` of them real, the rest samples; and u (n,),
-        which is 0 of real ones. Real ones are taken evenly, because demonstrations come first in a batch.
+    def mixed(self, real: Transitions, fraction: float) -> tuple[Transitions, Tensor, Tensor]:
+        """As many transitions as ``real`` has (n,), the first ``fraction`` of them real, the rest samples; u (n,), 0 of
+        real ones; and which of ``real`` these are. They are taken evenly, as demonstrations come first in a batch.
         """
         n = real.done.shape[0]
         kept = round(fraction * n)
         imagined, u = self.sample(n - kept)
         rows = torch.arange(kept, device=real.done.device) * n // max(1, kept)
         both = (torch.cat([getattr(real, f.name)[rows], getattr(imagined, f.name)]) for f in fields(real))
-        return Transitions(*both), torch.cat([torch.zeros_like(real.done[rows]), u])
+        return Transitions(*both), torch.cat([torch.zeros_like(real.done[rows]), u]), rows

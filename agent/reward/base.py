@@ -34,6 +34,12 @@ class RewardLearner(nn.Module):
         """(...), before any penalty."""
         raise NotImplementedError
 
+    def revealed(self, learned: Tensor, truth: Tensor) -> Tensor:
+        """Rewards (n,) of real transitions of which the replay holds the true ones (n,), NaN of demonstrations: the
+        learned ones, but for the few methods that are told.
+        """
+        return learned
+
     def score(self, x: Tensor) -> Tensor:
         """What diagnostics compare, (...): the reward, or a discriminator's D."""
         return self.reward(x)

@@ -27,8 +27,8 @@ PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "c
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
-          "gail_official")  # fmt: skip
-OFFLINE += ("mopo_official", "clare", "clare_official", "offline_ml_irl_official")
+          "gail_official", "offline_ml_irl_leak")  # fmt: skip
+OFFLINE += ("offline_ml_irl_leak", "mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
 # methods that must not know the true reward (those from pixels that learn on chunks: test_trainer)
@@ -148,6 +148,17 @@ def test_true_rewards_never_reach_a_learner(
     recorded = (f"dataset={line(poison=True)}",) if other else ()
     start(tmp_path / "poisoned", *given, *recorded)
     assert_same(clean, tmp_path / "poisoned")
+
+
+def test_the_poison_is_found_where_something_leaks(
+    whole: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Algorithms 3.10, O1: what the tests above could not miss, in the one preset that is told on purpose."""
+    whole("state", "offline_ml_irl_leak")
+    poison(monkeypatch)
+    start(tmp_path / "poisoned", *settings("state", "offline_ml_irl_leak"))
+    with pytest.raises(AssertionError):
+        assert_same(whole("state", "offline_ml_irl_leak"), tmp_path / "poisoned")
 
 
 @pytest.mark.parametrize(

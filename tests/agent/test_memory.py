@@ -76,7 +76,8 @@ def test_mixed_batches_begin_with_real_transitions_which_have_no_penalty() -> No
     add(memory, 0, 8)
     x = torch.arange(-10.0, 0)[:, None]
     real = Transitions(x, x, x, torch.ones(10), torch.zeros(10))
-    pairs, u = memory.mixed(real, 0.3)
+    pairs, u, rows = memory.mixed(real, 0.3)
+    assert rows.tolist() == [0, 3, 6]
     assert pairs.feat.shape == (10, 1) and torch.equal(pairs.feat[:3], x[[0, 3, 6]]), "from all over the batch"
     assert bool((pairs.feat[3:] >= 0).all())
     assert u[:3].tolist() == [0, 0, 0] and torch.equal(u[3:], 100 + pairs.feat[3:, 0])
