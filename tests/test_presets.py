@@ -52,6 +52,7 @@ STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
 STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "offline_ml_irl_leak"}
+STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions

@@ -27,7 +27,7 @@ PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "c
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
-          "gail_official", "offline_ml_irl_leak")  # fmt: skip
+          "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official")  # fmt: skip
 OFFLINE += ("offline_ml_irl_leak", "mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -36,7 +36,8 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "aihf", "aihf_offline", "clare", "cmil_offline_to_online", "mm", "bc_reg", "gail", "dac", "hype_filter",
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
-         "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official")  # fmt: skip
+         "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "mm_official",
+         "bc_reg_official", "filter_official")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
                 "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
@@ -48,10 +49,11 @@ SMALL: dict[str, tuple[str, ...]] = {
 # what official presets fix at every size
 FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000", "data.reward_start=8",
          "data.reward_every=8", "world_model.max_updates=20", "world_model.hidden=32", "save_seconds=1e9")  # fmt: skip
-FRESH = ("hype_official", "hyper_official")  # collect episodes for the reward alone
+# collect episodes for the reward alone
+FRESH = ("hype_official", "hyper_official", "mm_official", "bc_reg_official", "filter_official")
 MORE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(FRESH, ("data.reward_fresh=1",)),
-    "hype_official": ("data.reward_fresh=1", "data.reward_start=0"),
+    **dict.fromkeys(FRESH, ("data.reward_fresh=1", "data.reward_start=0")),
+    "filter_official": ("data.reward_fresh=1", "data.reward_start=0", "data.updates_per_step=0.4"),
     "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
@@ -73,7 +75,7 @@ def settings(obs: str, algo: str) -> tuple[str, ...]:
         batch = ("data.batch=16", "data.length=2", f"dataset={line()}")
         rare += MORE.get(algo, ())
         return (f"algo={algo}", "obs=state", *batch, *rare, *told, "steps=24", "eval.every=24")
-    if algo.startswith("bc") and algo != "bc_reg":
+    if algo.startswith("bc") and not algo.startswith("bc_reg"):
         return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
     more = ("steps=90", "eval.every=90")
     fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
@@ -115,7 +117,7 @@ def test_one_cycle(whole: Callable[[str, str], Path], obs: str, algo: str) -> No
             assert np.isfinite(np.asarray(value.float())).all(), (name, key)
     counters = found["counters"]
     online = counters.get("env_steps", 0) > 0
-    assert online == (algo not in OFFLINE and (not algo.startswith("bc") or algo == "bc_reg"))
+    assert online == (algo not in OFFLINE and (not algo.startswith("bc") or algo.startswith("bc_reg")))
     assert counters["updates"] >= 6
     if online:
         kinds = [counters.get(f"env_steps/{kind}", 0) for kind in ("policy", "seed", "reward")]
