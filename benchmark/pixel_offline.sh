@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Kitchen from pictures without a step of the environment: cloning the ten shipped demonstrations against offline ML-IRL on
-# them and forty episodes of play that are made here; half an hour of processor time each, one thread.
-#   bash benchmark/pixel_offline.sh OUT [SEED]
+# Kitchen from pictures without a step of the environment: cloning shipped demonstrations against offline ML-IRL on them and
+# forty episodes of play that are made here; half an hour of processor time each, one thread.
+#   bash benchmark/pixel_offline.sh OUT [SEED]      N_DEMOS=10 may be set: with 3, there is something left to be learned
 set -euo pipefail
 out=${1:?the folder for the play set and the runs} seed=${2:-0}
 export OMP_NUM_THREADS=1
-train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 seed="$seed" eval.every=1000 "$@"; }
+train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 seed="$seed" n_demos="${N_DEMOS:-10}" eval.every=1000 "$@"; }
 offline() { train algo=offline_ml_irl dataset="$out/play" "$@"; }
 evaluate() { python -m agent.evaluate run="$1" episodes=50 seed=1000; }
 
