@@ -61,7 +61,8 @@ def test_observations_and_rewards_are_the_packages(task: str, version: str) -> N
     total = 0.0
     for action in actions(env, 15):
         obs, reward, terminated, _, info = env.step(action)
-        expected, expected_reward, ended, _, _ = stock.step(action.astype(np.float64))
+        edge = stock.action_space.high.astype(np.float64)  # of its box, which is centred
+        expected, expected_reward, ended, _, _ = stock.step(action.astype(np.float64) * edge)
         ours.append(obs), theirs.append(expected)
         total += expected_reward
         assert (reward, terminated) == (expected_reward, ended)
