@@ -81,8 +81,9 @@ def pack(options: Options) -> None:
             content = (run / name).read_bytes()
             # Metrics grow without bound; the sizes below are compared with the limit as they are written.
             files += [(name + ".gz", gzip.compress(content))] if name == "metrics.jsonl" else [(name, content)]
-    chosen = checkpoint.load(run / "chosen") if (run / "chosen").is_dir() else None
-    files.append(("policy.safetensors", save(acting_weights((chosen or state)["modules"]))))
+    files.append(("policy.safetensors", save(acting_weights(state["modules"]))))
+    if (run / "chosen").is_dir() and (chosen := checkpoint.load(run / "chosen")) is not None:
+        files.append(("policy-chosen.safetensors", save(acting_weights(chosen["modules"]))))
     videos = sorted((run / "videos").glob("*.mp4")) or sorted((run / "videos").glob("*.gif"))
     newest = {path.name.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.name: path for path in videos}
     for path in sorted(newest.values(), key=lambda p: p.stat().st_size):

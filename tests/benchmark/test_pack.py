@@ -43,6 +43,8 @@ def test_the_archive_holds_a_run_in_small(trained: Path, tmp_path: Path) -> None
         file = tar.extractfile("run/policy.safetensors")
         assert file is not None
         weights = load(file.read())
+        file = tar.extractfile("run/policy-chosen.safetensors")
+        assert file is not None and load(file.read()).keys() == weights.keys()
     modules = state(trained)["modules"]
     parts = {key.rsplit(".", 2)[0].split(".")[1] for key in weights}
     assert parts == {"encoder", "rssm", "actor"} and not any("prior" in key for key in weights)
