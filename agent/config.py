@@ -58,7 +58,7 @@ _LEAST = {
 }
 _MOST = {"ema": 1, "data.from_start": 1, "policy.lambda_": 1}  # the same at the other end
 _STAGE = {"name", "updates", "parts", "lr", "fits", "check_every", "patience", "tolerance"}
-PARTS = ("world", "reward", "policy", "clone")  # of a stage
+_PARTS = ("policy", "reward", "world")  # that learn in a gradient step; a stage may clone instead of "policy"
 _OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
 # where things are, how long and how often: what a resumed run may change
 _NOT_IDENTITY = (
@@ -209,6 +209,8 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     burn_in, length = resolved["data"]["burn_in"], resolved["data"]["length"]
     if burn_in > length - 2:
         raise ConfigError(f"data.burn_in={burn_in}: leaves no pair of {length} rows")
+    _check_names("data.parts", resolved["data"]["parts"], _PARTS)
+    _check_names("official_counts", resolved["official_counts"], ("demos", "clone"))
     _check_stages(resolved["data"]["stages"])
     for name, optimiser in resolved["optim"].items():
         if not optimiser["lr"] > 0:
@@ -216,23 +218,24 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     return {str(k): v for k, v in resolved.items()}, note
 
 
-def _check_stages(stages: Any) -> None:
-    """Raise ConfigError where data.stages is no list of stages with a name, updates, and parts that there are."""
-    for number, stage in enumerate(stages if isinstance(stages, list) else [None]):
-        if (
-            not isinstance(stage, dict)
-            or not stage.keys() <= _STAGE
-            or not {"name", "updates", "parts"} <= stage.keys()
-        ):
-            keys = ", ".join(sorted(_STAGE - {"name", "updates", "parts"}))
-            raise ConfigError(
-                f"data.stages: {stage!r} (number {number}): name, updates and parts are needed; {keys} may be"
-            )
-        parts = stage["parts"] if isinstance(stage["parts"], list) else [stage["parts"]]
-        if unknown := sorted(set(parts) - set(PARTS)):
-            raise ConfigError(f"data.stages: {stage['name']}: {unknown[0]!r} is no part{_nearest(unknown[0], PARTS)}")
+def _check_names(where: str, given: Any, known: Sequence[str]) -> None:
+    """Raise ConfigError where ``given`` is not a list of ``known`` names."""
+    for name in given if isinstance(given, list) else [given]:
+        if name not in known:
+            raise ConfigError(f"{where}: {name!r} is none of {', '.join(known)}{_nearest(str(name), known)}")
+
+
+def _check_stages(stages: Sequence[Any]) -> None:
+    """Raise ConfigError where a stage lacks its name, updates or parts, or has others than there are."""
+    needed = {"name", "updates", "parts"}
+    for stage in stages:
+        if not isinstance(stage, dict) or not needed <= stage.keys() <= _STAGE:
+            more = ", ".join(sorted(_STAGE - needed))
+            raise ConfigError(f"data.stages: {stage!r}: name, updates and parts are needed; {more} may be")
+        where = f"data.stages: {stage['name']}"
+        _check_names(where, stage["parts"], (*_PARTS, "clone"))
         if not isinstance(stage["updates"], int | float) or stage["updates"] < 0:
-            raise ConfigError(f"data.stages: {stage['name']}: updates={stage['updates']!r} is no number of updates")
+            raise ConfigError(f"{where}: updates={stage['updates']!r} is no number of updates")
 
 
 def _line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agent import checkpoint, given, holdout, monitor
-from agent.agent import FULL, Agent
+from agent.agent import Agent
 from agent.build import ConfigError
 from agent.chunks import RowPairs, pairs_of
 from agent.collect import Interrupted, Reset, Trace, env_start, run_episodes
@@ -57,8 +57,6 @@ class Trainer:
         if self.data["act"] not in ACT:
             raise ConfigError(f"data.act: {self.data['act']!r} is none of {', '.join(ACT)}")
         self.parts = frozenset(self.data["parts"])
-        if not self.parts <= FULL:
-            raise ConfigError(f"data.parts: {sorted(self.parts - FULL)[0]!r} is none of {', '.join(sorted(FULL))}")
         self.dataset, aside = holdout.split(dataset, self.data["holdout"], np.random.default_rng([config["seed"], 3]))
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         nearness = Nearness(agent, replay, config["choose_by"])
@@ -287,7 +285,7 @@ class Trainer:
         if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
             seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:
-            seen |= self._diagnose()
+            seen |= monitor.diagnose(self)
         self.logger.scalars(self.step, seen | self._costs() | self._counts())
 
     def _play(self, number: int, *, resets: bool) -> list[tuple[Trace, Reset | None]]:
@@ -319,12 +317,6 @@ class Trainer:
 
     def _costs(self) -> dict[str, float]:
         return {"updates": self.counters["updates"], "minutes": self.seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
-
-    def _diagnose(self) -> dict[str, float]:
-        """CMIL's Theorem-2 quantities; looking must not change the training's random numbers."""
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(0)
-            return monitor.diagnose(self)
 
     def _counts(self) -> dict[str, float]:
         own = {"env_steps/reward": 0.0} | {k: v for k, v in self.counters.items() if k.startswith("env_steps")}

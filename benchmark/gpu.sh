@@ -155,9 +155,9 @@ train() {
 }
 
 evaluate() { # the weights nearest to the demonstrations are what is exported, where some were chosen
-  local weights=last
-  [ ! -d "$RUN/chosen" ] || weights="chosen last"
-  for weights in $weights; do
+  local weights all=(last)
+  [ ! -d "$RUN/chosen" ] || all=(chosen last)
+  for weights in "${all[@]}"; do
     "$PYTHON" -m agent.evaluate run="$RUN" episodes="$EPISODES" device="$DEVICE" weights="$weights"
   done
 }

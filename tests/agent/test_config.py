@@ -253,7 +253,11 @@ def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         ("data.from_start=3", "data.from_start=3: expected at most 1"),
         ("policy.lambda_=2", "policy.lambda_=2: expected at most 1"),
         ("clone_noise=-1", "clone_noise=-1: expected at least 0"),
-        ("data.stages=[{name: a, updates: 2, parts: [wrold]}]", "a: 'wrold' is no part; did you mean 'world'?"),
+        (
+            "data.stages=[{name: a, updates: 2, parts: [wrold]}]",
+            "a: 'wrold' is none of policy, reward, world, clone; did you mean 'world'?",
+        ),
+        ("official_counts=[demo]", "official_counts: 'demo' is none of demos, clone; did you mean 'demos'?"),
         ("data.stages=[{name: a, parts: [world]}]", "name, updates and parts are needed"),
         ("data.stages=[{name: a, updates: 2, part: [world], parts: [world]}]", "name, updates and parts are needed"),
         ("data.stages=[{name: a, updates: soon, parts: [world]}]", "a: updates='soon' is no number of updates"),
