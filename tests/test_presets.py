@@ -52,7 +52,7 @@ STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
 STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "offline_ml_irl_leak"}
-STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official"}
+STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official", "dac_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
@@ -540,6 +540,18 @@ def test_value_dice_does_not_decay(obs: str) -> None:
     for name in ("actor", "critics"):
         settings = preset("value_dice", "small", obs)["optim"][name]
         assert (settings["wd"], settings["eps"]) == (0.0, 1e-8)
+
+
+def test_dac_official_is_the_codes_column() -> None:
+    """Algorithms 3.4: the variant with SAC; 2.5 for what that has in common with the others."""
+    config = preset("dac_official", "small", "state")
+    reward, policy, data = config["reward"], config["policy"], config["data"]
+    assert [config["optim"][name]["lr"] for name in ("reward", "actor", "critics")] == [1e-3, 1e-5, 1e-3]
+    assert (reward["hidden"], reward["layers"], reward["act"]) == (256, 2, "tanh")
+    assert (reward["gp"], reward["gp_weight"], reward["map"]) == ("input", 10.0, "logit")
+    assert (policy["hidden"], policy["layers"], policy["gamma"], policy["polyak"]) == (256, 2, 0.99, 0.005)
+    assert (data["batch"], data["updates_per_step"], data["termination"]) == (256, 5.0, "absorbing")
+    assert data["expert_fraction"] == 0.0, "the policy learns from its own transitions alone"
 
 
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.endswith("_official") and a not in PIXELS_ONLY])

@@ -27,7 +27,8 @@ PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "c
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
-          "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official")  # fmt: skip
+          "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official",
+          "dac_official")  # fmt: skip
 OFFLINE += ("offline_ml_irl_leak", "mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -37,7 +38,7 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
          "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "mm_official",
-         "bc_reg_official", "filter_official")  # fmt: skip
+         "bc_reg_official", "filter_official", "dac_official")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
                 "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
