@@ -49,7 +49,11 @@ REFERENCE = {
     "halfcheetah": (-280.178953, 12135.0),
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
-}
+    "door": (-56.512833, 2880.569309),
+    "hammer": (-274.856578, 12794.134825),
+    "pen": (96.262799, 3076.833102),
+    "relocate": (-6.425911, 4233.877798),
+}  # not those of mazes and kitchen: they scale what an evaluation counts, which is not the sum of a file's rewards
 
 _NO_TERMINATION = (
     "a terminal action is the last of an episode, and the file has no next_observations: what it led to, and with it"

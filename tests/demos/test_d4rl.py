@@ -158,6 +158,8 @@ def test_normalised_scores() -> None:
     assert d4rl.normalised("hopper", 3234.3) == pytest.approx(100)
     assert d4rl.normalised("ant", -325.6) == pytest.approx(0)
     assert d4rl.normalised("walker2d", (4592.3 + 1.629008) / 2) == pytest.approx(50)
+    assert d4rl.normalised("pen", 96.262799) == pytest.approx(0)
+    assert d4rl.normalised("relocate", 2 * 4233.877798 + 6.425911) == pytest.approx(200)
     with pytest.raises(ValueError, match="humanoid"):
         d4rl.normalised("humanoid", 1)
 
