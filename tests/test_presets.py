@@ -52,7 +52,7 @@ STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
 PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
 STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
 STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "offline_ml_irl_leak"}
-STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official", "dac_official"}
+STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official", "dac_official", "airl_official"}
 CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
 CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
@@ -446,11 +446,11 @@ def test_hype_and_hyper_official_are_the_codes_column() -> None:
     assert (data["real_fraction"], data["expert_fraction"], hyper["starts"]["p"]) == (0.0, 0.0, 0.5)
 
 
-@pytest.mark.parametrize("algo", ["hype_official", "hyper_official"])
-def test_overrides_that_an_official_preset_names_for_other_tasks_exist(algo: str) -> None:
+@pytest.mark.parametrize(("algo", "least"), [("hype_official", 5), ("hyper_official", 5), ("airl_official", 3)])
+def test_overrides_that_an_official_preset_names_for_other_tasks_exist(algo: str, least: int) -> None:
     told = (CONFIGS / "algo" / f"{algo}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
     named = [word.rstrip(".,:") for word in told.replace("\n# ", " ").split() if "=" in word.strip("=.,")]
-    assert len(named) >= 5
+    assert len(named) >= least
     for override in named:
         task = "ant" if "contact" in override else "hopper"
         config = load_config([f"algo={algo}", "obs=state", f"task={task}", override])[0]
@@ -540,6 +540,17 @@ def test_value_dice_does_not_decay(obs: str) -> None:
     for name in ("actor", "critics"):
         settings = preset("value_dice", "small", obs)["optim"][name]
         assert (settings["wd"], settings["eps"]) == (0.0, 1e-8)
+
+
+def test_airl_official_is_the_codes_column() -> None:
+    """Algorithms 3.9: what AIRL has for itself in that column."""
+    config = preset("airl_official", "small", "state")
+    reward, policy, data = config["reward"], config["policy"], config["data"]
+    assert [config["optim"][name]["lr"] for name in ("reward", "actor", "critics")] == [1e-4] * 3
+    assert (reward["hidden"], reward["layers"], reward["act"], "gp" in reward) == (256, 2, "relu", False)
+    assert (reward["state_only"], reward["map"]) == (True, "g"), "for transfer: unshaped"
+    assert (policy["temperature"], policy["reward_scale"], policy["hidden"]) == (1.0, 1.0, 256)
+    assert (data["batch"], data["capacity"], data["updates_per_step"]) == (256, 10_000, 0.001)
 
 
 def test_dac_official_is_the_codes_column() -> None:

@@ -28,7 +28,7 @@ PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "c
 STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
           "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official",
-          "dac_official")  # fmt: skip
+          "dac_official", "airl_official")  # fmt: skip
 OFFLINE += ("offline_ml_irl_leak", "mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -38,7 +38,7 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
          "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "mm_official",
-         "bc_reg_official", "filter_official", "dac_official")  # fmt: skip
+         "bc_reg_official", "filter_official", "dac_official", "airl_official")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
                 "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
@@ -54,6 +54,7 @@ FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000",
 FRESH = ("hype_official", "hyper_official", "mm_official", "bc_reg_official", "filter_official")
 MORE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FRESH, ("data.reward_fresh=1", "data.reward_start=0")),
+    "airl_official": ("data.updates_per_step=0.2", "data.seed_steps=30"),
     "filter_official": ("data.reward_fresh=1", "data.reward_start=0", "data.updates_per_step=0.4"),
     "clare": ("size.clare.every=8", "penalty=ens_std_mean"),  # std is much the same everywhere after 20 steps
     "clare_official": (*FIXED, "penalty=ens_std_mean", "reward.past=100"),
