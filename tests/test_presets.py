@@ -312,7 +312,7 @@ def test_likelihood_methods_from_pixels_are_what_the_specification_says() -> Non
         for algo in ("offline_ml_irl", "ml_irl"):
             config = preset(algo, size)
             data, policy, reward = config["data"], config["policy"], config["reward"]
-            gamma = 0.9 if (size, algo) == ("small", "offline_ml_irl") else 0.97
+            gamma, bound = (0.9, 1.0) if size == "small" else (0.97, 10.0)
             assert (reward["kind"], reward["policy_data"], reward["gamma"], reward["weighting"]) == (
                 *("ml", "chunks", gamma, "discounted"),
             )
@@ -322,7 +322,7 @@ def test_likelihood_methods_from_pixels_are_what_the_specification_says() -> Non
                 0.2,
                 True,
             )
-            assert data["reward_expert"] == {"offline_ml_irl": "prior", "ml_irl": "posterior"}[algo]
+            assert (data["reward_expert"], reward["bound"]) == ("prior", bound)
             assert (data["reward_horizon"], data["reward_cut"], config["penalty"]["name"]) == (50, 0.99, "ens_std_mean")
             assert config["optim"]["reward"]["l2"] == 1e-3
             parts = {"offline_ml_irl": ["reward", "policy"], "ml_irl": ["world", "reward", "policy"]}
