@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "threshold": 0.5,
     "regularisation": 0.7,
     "added": 6,
+    "anchor": False,
 }
 ROUND = DATA | {"reward_restart": False}
 
@@ -126,6 +127,19 @@ def test_the_optimum_compares_what_is_sought_with_what_is_imagined() -> None:
     torch.testing.assert_close(reward.reward(points).detach(), best, atol=0.03, rtol=0.03)
     assert best[1] == best.max() and (best[2:] < 0).all()
     assert best[0] == pytest.approx(0.0, abs=1e-6), "shown once, but of this the model knows nothing"
+
+
+def test_anchor_makes_going_on_worth_more_than_ending() -> None:
+    """Imagined pairs have a mean of one standard deviation above 0; what is fitted is the same."""
+    expert, data, model = numbers(8, F + A), numbers(30, F + A, seed=1), numbers(40, F + A, seed=2) - 1
+    given = expert, data, numbers(30, seed=3), model, torch.tensor(1.3)
+    plain, anchored = make(), make(anchor=True)
+    losses, same = plain.loss(*given), anchored.loss(*given)
+    assert losses[1] == same[1] and losses[0].total.item() == same[0].total.item()
+    rewards = anchored.reward(model)
+    assert rewards.mean().item() == pytest.approx(rewards.std(correction=0).item(), rel=1e-4)
+    shift = anchored.reward(data) - plain.reward(data)
+    torch.testing.assert_close(shift, shift[:1].expand(30), atol=1e-5, rtol=0, msg="a shift, no change of scale")
 
 
 @pytest.mark.parametrize("bad", [{"threshold": 1.0}, {"threshold": 0.0}, {"added": 0}, {"act": "sine"}])
@@ -234,12 +248,16 @@ def test_the_official_preset_learns_values_of_one_step() -> None:
             policy = make_sac(gamma=config["policy"]["gamma"])
             found.append(policy.losses(batch(pairs=pairs))[0]["critics"].total)
         assert torch.equal(*found) == same
+    names = ("bc_weight", "reward_scale", "polyak", "target_entropy")
+    assert [code["policy"][name] for name in names] == [0.25, 1.0, 0.005, -1.0]
+    assert [ours["policy"][name] for name in names] == [2.5, 0.05, 0.02, -1.0], "values of many steps"
+    assert (ours["reward"]["anchor"], code["reward"]["anchor"]) == (True, False)
     for config in (ours, code):
         data, reward = config["data"], config["reward"]
         assert (reward["layers"], reward["hidden"], reward["act"], reward["threshold"]) == (4, 256, "silu", 0.5)
         assert (config["optim"]["reward"]["lr"], config["optim"]["reward"]["l2"]) == (5e-5, 1e-5)
         assert (data["reward_steps"], data["reward_batch"], data["rollout_horizon"][:2]) == (5, 5000, [5, 5])
-        assert (config["policy"]["bc_weight"], config["starts"]["p"], config["penalty"]["alpha"]) == (0.25, 1.0, 0.0)
+        assert (config["starts"]["p"], config["penalty"]["alpha"]) == (1.0, 0.0)
         assert config["penalty"]["name"] == "max_aleatoric"
         assert data["imagine_every"] * data["rollouts_per_step"] == 5000 and data["imagine_every"] == 20
         assert (reward["past"], reward["added"]) == (1_200_000, 25_000)
