@@ -116,6 +116,24 @@ class RunningMoments(nn.Module):
         return (x - self.mean) / self.var.sqrt().clamp_min(self.floor)
 
 
+class Anchor(RunningMoments):
+    """Rewards less the running mean of the policy's own, plus one standard deviation of those: what ends an episode
+    (reward 0 ever after) is worse than going on as the policy does. Without it the offset of a reward that only
+    compares decides between clinging to life and suicide (algorithms 1.4, 3.5).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(1, rate=rate, floor=1e-6)
+
+    def take(self, own: Tensor, weight: Tensor) -> None:
+        """The policy's rewards (n,), before they are shifted, with weights (n,)."""
+        self.update(own[:, None], own[:, None], weight, weight)
+
+    def forward(self, r: Tensor) -> Tensor:
+        """Shifted rewards, of the same shape (...)."""
+        return r - (self.mean - self.var.sqrt()).squeeze(0)
+
+
 # D = sigmoid(h) is the probability of "expert"; every map is increasing in h (algorithms 2.4)
 REWARD_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "prob": torch.sigmoid,  # D in (0, 1): CMIL and V-MAIL code

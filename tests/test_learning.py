@@ -82,12 +82,16 @@ def test_imagination_alone_learns_line_from_pixels(run_dir: Path) -> None:
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
 
 
-def test_expert_resets_with_pessimism_alone_learn_line_from_pixels(run_dir: Path) -> None:
-    """The same with moment matching for a reward and imagination that begins at demonstrations half of the time.
-
-    Without pessimism (algo=hyper) goals on one side alone are reached, 0.41 of 0.82, after 1500 and 3000 steps.
-    """
-    train(run_dir, "algo=hyper_pess", *IMAGINED)
+@pytest.mark.parametrize(
+    "algo",
+    [
+        pytest.param("hyper", marks=pytest.mark.xfail(reason="one side only: 0.41 of 0.82")),
+        "hyper_pess",
+    ],
+)
+def test_expert_resets_alone_learn_line_from_pixels(run_dir: Path, algo: str) -> None:
+    """The same with moment matching for a reward and imagination that begins at demonstrations half of the time."""
+    train(run_dir, f"algo={algo}", *IMAGINED)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from agent.errors import ConfigError
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import RewardNet, RunningMoments
+from models.reward_net import Anchor, RewardNet
 
 
 def point_weights(c: Tensor, expert: int, threshold: float) -> Tensor:
@@ -54,10 +54,9 @@ class CLAREReward(RewardLearner):
         anchor: bool,
     ) -> None:
         """threshold: of ``point_weights``, where the most uncertain transition has c = 1. regularisation: c_reg. added:
-        imagined transitions that each round draws from the policy's memory, to keep. anchor: the policy's rewards are
-        those less the running mean of imagined ones, plus one standard deviation: c_reg draws all of them to about 0
-        and the policy's below it, so that ending an episode would pay (algorithms 1.4; its code has no values that
-        could tell). Raises ValueError on bad options.
+        imagined transitions that each round draws from the policy's memory, to keep. anchor: `Anchor` on imagined
+        pairs: c_reg draws all rewards to about 0 and these below it, so that ending an episode would pay (its code has
+        no values that could tell). Raises ValueError on bad options.
         """
         super().__init__()
         if not 0 < threshold < 1:
@@ -65,7 +64,7 @@ class CLAREReward(RewardLearner):
         if added < 1:
             raise ValueError(f"reward.added: {added}, expected at least 1")
         self.net = RewardNet(feat + action, hidden=hidden, layers=layers, act=act)
-        self.policy_moments = RunningMoments(1, rate=0.02, floor=1e-6) if anchor else None
+        self.policy_moments = Anchor(rate=0.02) if anchor else None
         self.threshold, self.regularisation, self.added = threshold, regularisation, added
 
     def inputs(self, feat: Tensor, action: Tensor, *, noisy: bool) -> Tensor:
@@ -74,9 +73,7 @@ class CLAREReward(RewardLearner):
 
     def reward(self, x: Tensor) -> Tensor:
         """(...), before any penalty; bounded by nothing but c_reg."""
-        if self.policy_moments is None:
-            return self.net(x)
-        return self.net(x) - (self.policy_moments.mean - self.policy_moments.var.sqrt()).squeeze(0)
+        return self.net(x) if self.policy_moments is None else self.policy_moments(self.net(x))
 
     def loss(
         self, expert: Tensor, data: Tensor, beta: Tensor, model: Tensor, z: Tensor
@@ -84,8 +81,7 @@ class CLAREReward(RewardLearner):
         """Demonstrated (n, X), all data (m, X) with its beta (m,), imagined (k, X), Z () -> terms and metrics."""
         r_expert, r_data, r_model = (self.net(x.detach()) for x in (expert, data, model))
         if self.policy_moments is not None:
-            own, all_count = r_model.detach()[:, None], torch.ones_like(r_model)
-            self.policy_moments.update(own, own, all_count, all_count)
+            self.policy_moments.take(r_model.detach(), torch.ones_like(r_model))
         squares = torch.cat([r_model, r_data]).square().mean()
         losses = Losses(
             match=z * r_model.mean() - r_expert.mean() - (beta * r_data).mean(), norm=self.regularisation * z * squares

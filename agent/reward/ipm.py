@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import CostNet, RunningMoments, both_present, interpolates, steepness, weighted_mean
+from models.reward_net import Anchor, CostNet, RunningMoments, both_present, interpolates, steepness, weighted_mean
 
 # over members, of the *reward* -f: HyPER's code takes the least cost, which is "max" (HR3, optimistic)
 REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -48,10 +48,8 @@ class IPMReward(RewardLearner):
     ) -> None:
         """standardise: rewards get running mean 0 and std 1 over both kinds of pairs, cut at +-standard_clip.
         input_standardise: the same for every input, uncut; for features that drift. stats_rate: weight of the newest
-        batch in these statistics. anchor: subtract the running mean of the policy's rewards less one standard
-        deviation, so that what ends an episode (reward 0 ever after) is worse than going on as the policy does:
-        without it the offset of f decides between clinging to life and suicide (algorithms 1.4, 3.5). clip: soft bound
-        of f, 0: none. Raises ValueError on bad options.
+        batch in these statistics. anchor: `Anchor` on the policy's pairs. clip: soft bound of f, 0: none. Raises
+        ValueError on bad options.
         """
         super().__init__()
         if reduce not in REDUCE:
@@ -61,7 +59,7 @@ class IPMReward(RewardLearner):
         self.net = CostNet(feat + action, members=members, hidden=hidden, layers=layers, clip=clip)
         self.input_moments = RunningMoments(feat + action, rate=stats_rate, floor=1e-2) if input_standardise else None
         self.reward_moments = RunningMoments(1, rate=stats_rate, floor=1e-6) if standardise else None
-        self.policy_moments = RunningMoments(1, rate=stats_rate, floor=1e-6) if anchor else None
+        self.policy_moments = Anchor(stats_rate) if anchor else None
         self.reduce, self.policy_data = REDUCE[reduce], policy_data
         self.gp_weight, self.gp_target, self.standard_clip = gp_weight, gp_target, standard_clip
 
@@ -73,9 +71,7 @@ class IPMReward(RewardLearner):
         """(...), before any penalty."""
         x = x if self.input_moments is None else self.input_moments(x)
         r = self._scaled(self.reduce(-self.net(x)))
-        if self.policy_moments is None:
-            return r
-        return r - (self.policy_moments.mean - self.policy_moments.var.sqrt()).squeeze(0)
+        return r if self.policy_moments is None else self.policy_moments(r)
 
     def _scaled(self, r: Tensor) -> Tensor:
         """Standardised where asked for: (...) -> (...)."""
@@ -99,8 +95,7 @@ class IPMReward(RewardLearner):
             r_expert, r_policy = (self.reduce(-f.detach())[:, None] for f in (f_expert, f_policy))
             self.reward_moments.update(r_expert, r_policy, expert_weight, policy_weight)
         if self.policy_moments is not None:
-            own = self._scaled(self.reduce(-f_policy.detach()))[:, None]
-            self.policy_moments.update(own, own, policy_weight, policy_weight)
+            self.policy_moments.take(self._scaled(self.reduce(-f_policy.detach())), policy_weight)
         means = weighted_mean(f_expert, expert_weight), weighted_mean(f_policy, policy_weight)
         # with one kind missing the difference would have no minimum: the other mean would drift without bound
         gap = (means[1] - means[0]) * both_present(expert_weight, policy_weight)
