@@ -272,7 +272,10 @@ def _check_termination(config: Config, termination: str) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``: CUDA when there is one. Raises ConfigError for a device that is not there."""
+    """``auto``: CUDA when there is one. One that is named becomes the current one, on which graphs are captured.
+
+    Raises ConfigError for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -283,6 +286,10 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device: {name!r} is not supported (auto, cpu, cuda, cuda:N)")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda asked for, but torch sees no CUDA device")
+    if device.index is not None and device.type == "cuda":
+        if device.index >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"device: {name}: there are {count} CUDA devices, counted from 0")
+        torch.cuda.set_device(device)
     return device
 
 

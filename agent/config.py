@@ -209,7 +209,7 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     burn_in, length = resolved["data"]["burn_in"], resolved["data"]["length"]
     if burn_in > length - 2:
         raise ConfigError(f"data.burn_in={burn_in}: leaves no pair of {length} rows")
-    _check_names("data.parts", resolved["data"]["parts"], _PARTS)
+    _check_parts("data.parts", resolved["data"]["parts"], _PARTS)
     _check_names("official_counts", resolved["official_counts"], ("demos", "clone"))
     _check_stages(resolved["data"]["stages"])
     for name, optimiser in resolved["optim"].items():
@@ -225,6 +225,13 @@ def _check_names(where: str, given: Any, known: Sequence[str]) -> None:
             raise ConfigError(f"{where}: {name!r} is none of {', '.join(known)}{_nearest(str(name), known)}")
 
 
+def _check_parts(where: str, given: Any, known: Sequence[str]) -> None:
+    """Raise ConfigError for unknown parts of an update, and for a reward without the policy whose pairs it sees."""
+    _check_names(where, given, known)
+    if "reward" in given and "policy" not in given:
+        raise ConfigError(f"{where}: reward learns in the updates of policy: both, or neither")
+
+
 def _check_stages(stages: Sequence[Any]) -> None:
     """Raise ConfigError where a stage lacks its name, updates or parts, or has others than there are."""
     needed = {"name", "updates", "parts"}
@@ -233,7 +240,7 @@ def _check_stages(stages: Sequence[Any]) -> None:
             more = ", ".join(sorted(_STAGE - needed))
             raise ConfigError(f"data.stages: {stage!r}: name, updates and parts are needed; {more} may be")
         where = f"data.stages: {stage['name']}"
-        _check_names(where, stage["parts"], (*_PARTS, "clone"))
+        _check_parts(where, stage["parts"], (*_PARTS, "clone"))
         if not isinstance(stage["updates"], int | float) or stage["updates"] < 0:
             raise ConfigError(f"{where}: updates={stage['updates']!r} is no number of updates")
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from agent.chunks import By, Chunk, Entry, Plan, RowPairs, Table, draw_plan
 from agent.contract import ReplayError, check_episode
-from agent.ending import Rows, ended, stored_shape
+from agent.ending import UNCHANGED, Rows, ended, stored_shape
 from agent.rows import GIB, Extents, RowFiles, human_size
 
 FIRST, LAST, TERMINAL = 1, 2, 4
@@ -155,7 +155,8 @@ class Replay:
         """
         rows = Rows(obs, action, is_first, is_last, is_terminal, truth)
         check_episode(self.obs_shape, self.obs_dtype, self.action_size, *rows[:5])
-        rows = ended(rows, self.termination, horizon)
+        if self.termination != "ignore":  # then the environment's ends are kept, and nobody is told (`_terminal`)
+            rows = ended(rows, self.termination, horizon)
         n = len(rows.obs)
         if n > self.capacity - self._expert_rows:
             raise ReplayError(
@@ -279,9 +280,13 @@ class Replay:
         action = self._files["action"][plan.rows]
         action[is_first] = 0
         obs = self._files["obs"][plan.rows]
-        ends = flags & LAST > 0, flags & TERMINAL > 0
+        ends = flags & LAST > 0, self._terminal(flags)
         truth = self._files["truth"][plan.rows] if self.truth else None
         return Chunk(obs, action, is_first, *ends, plan.expert, plan.episode, plan.offset, truth)
+
+    def _terminal(self, flags: np.ndarray) -> np.ndarray:
+        """Which rows learners see as terminations: of none with ``ignore``."""
+        return flags & TERMINAL > 0 if self.termination != "ignore" else np.zeros(flags.shape, bool)
 
     def pairs(self, which: Which = "all", ids: Sequence[int] | None = None) -> RowPairs:
         """All pairs of the episodes of a kind, or of those in ``ids`` that are still held; arrays of n rows, copied.
@@ -299,7 +304,7 @@ class Replay:
         time, episode = np.concatenate([np.arange(n) for n in steps]), np.repeat(np.arange(len(steps)), steps)
         position = (time / steps[episode]).astype(np.float32)
         obs, flags = self._files["obs"], self._files["flags"]
-        done = flags[rows + 1] & TERMINAL > 0
+        done = self._terminal(flags[rows + 1])
         truth = self._files["truth"][rows + 1] if self.truth else None
         action = self._files["action"][rows + 1]
         return RowPairs(obs[rows], action, obs[rows + 1], done, position, time, episode, truth)
@@ -378,7 +383,7 @@ class Replay:
             "action_size": self.action_size,
             "keep_checkpoints": self._keep,
         }
-        more = {"termination": self.termination} if self.termination != "mask" else {}
+        more = {"termination": self.termination} if self.termination not in UNCHANGED else {}
         return layout | ({"truth": True} if self.truth else {}) | more
 
     def close(self) -> None:

@@ -106,6 +106,7 @@ class Coefficient(nn.Module):
     A module, so that checkpoints hold it.
     """
 
+    settings = ("log_alpha",)  # another run's belongs to its own penalties (``init=RUN``)
     log_alpha: Tensor
 
     def __init__(self, alpha: float, target: float, rate: float) -> None:

@@ -227,18 +227,22 @@ class RewardRounds:
         return Weighted(x, point_weights(c, expert, agent.reward.threshold), expert)
 
     def _played(self, recent: Recent) -> tuple[Tracks, Tracks]:
-        """Demonstrations and the newest episodes. Where whole trajectories are compared, these are cut where the
-        longest demonstration ended by the clock, so that sums of both have as many terms (algorithms 4.5).
+        """Demonstrations and the newest episodes. Where whole trajectories are compared, each of these is as long as a
+        demonstration, all in turn (``_lengths``).
         """
         expert = self.replay.pairs("expert")
-        longest = int(expert.time.max())
-        cut = (self.agent.reward.needs_weights or self.whole) and not expert.done[expert.time == longest].any()
         own = recent if isinstance(recent, RowPairs) else self.replay.pairs("online", recent or None)
-        return self._tracks(expert), self._tracks(own, longest + 1 if cut else 0)
+        whole = self.agent.reward.needs_weights or self.whole
+        length = _lengths(expert, len(own.time)) if whole else np.array([len(own.time)])
+        return self._tracks(expert), self._tracks(own, length[own.episode % len(length)])
 
-    def _tracks(self, pairs: RowPairs, limit: int = 0) -> Tracks:
-        """Of each episode the first ``reward_horizon`` pairs (0: all), and no more than ``limit``, as tensors."""
-        kept = pairs.time < min(n or len(pairs.time) for n in (self.data["reward_horizon"], limit))
+    def _tracks(self, pairs: RowPairs, limit: np.ndarray | None = None) -> Tracks:
+        """Of each episode the first ``reward_horizon`` pairs (0: all), and no more than ``limit`` (n,) says of its
+        pairs, as tensors.
+        """
+        kept = pairs.time < (self.data["reward_horizon"] or len(pairs.time))
+        if limit is not None:
+            kept &= pairs.time < limit
         action, time, done, track = (
             self._tensor(x[kept]) for x in (pairs.action, pairs.time, pairs.done, pairs.episode)
         )
@@ -263,15 +267,10 @@ class RewardRounds:
     def _rollouts(self, expert: RowPairs) -> tuple[Tracks, dict[str, Tensor]]:
         """Sampled rollouts from the first states of the demonstrations, all equally often, at least
         ``reward_rollouts``; and how much they leave the data (algorithms 3.10: a reward that learns "what the model
-        invents is bad" looks like success).
-
-        A rollout is as long as its demonstration where that ended by the clock, so that both sums have the same
-        weights; what a *terminated* demonstration lacks is the point of the comparison.
+        invents is bad" looks like success). A rollout is as long as its demonstration (``_lengths``).
         """
         agent, first = self.agent, np.flatnonzero(expert.time == 0)
-        last = np.append(first[1:], len(expert.time)) - 1
-        longest = self.data["reward_horizon"] or int(expert.time.max()) + 1
-        length = np.where(expert.done[last], longest, np.minimum(longest, expert.time[last] + 1))
+        length = _lengths(expert, self.data["reward_horizon"] or int(expert.time.max()) + 1)
         each = -(-self.data["reward_rollouts"] // len(first))
         limit = self._tensor(np.tile(length, each))
         start = agent.world.latent(self._tensor(expert.obs[np.tile(first, each)]))
@@ -297,6 +296,16 @@ class RewardRounds:
 
     def _feat(self, obs: np.ndarray) -> Tensor:
         return self.agent.world.latent(self._tensor(obs)).feat
+
+
+def _lengths(expert: RowPairs, longest: int) -> np.ndarray:
+    """How many pairs, at most ``longest``, a trajectory may have that is compared with each demonstration: (number,).
+
+    As many as that has, where it ended by the clock, so that both sums have the same weights (algorithms 4.5); what a
+    *terminated* demonstration lacks is the point of the comparison.
+    """
+    last = np.append(np.flatnonzero(expert.time == 0)[1:], len(expert.time)) - 1
+    return np.where(expert.done[last], longest, np.minimum(longest, expert.time[last] + 1))
 
 
 def joined(x: Sequence[Tensor], kinds: Sequence[Tracks], drawn: Tensor) -> Trajectories:

@@ -224,15 +224,16 @@ def load_weights(agent: Any, source: Path) -> str:
     if state is None:
         raise ConfigError(f"init: {source} holds no checkpoint")
     taken = total = 0
-    for name in checkpoint.MODULES:
+    for name in checkpoint.WEIGHTS:  # and not what another model imagined, of which another penalty was told
         module = getattr(agent, name)
         if module is None:
             continue
         # a run without averaged weights starts them from its newest ones
         own, given = module.state_dict(), state["modules"].get(name) or _newest(state["modules"])
-        fits = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+        learned = own.keys() - set(getattr(module, "settings", ()))
+        fits = {key: given[key] for key in own if key in learned & given.keys() and own[key].shape == given[key].shape}
         module.load_state_dict(own | fits)
-        taken, total = taken + len(fits), total + len(own)
+        taken, total = taken + len(fits), total + len(learned)
     reference = getattr(agent.policy, "reference", None)
     if reference is not None and not any(key.startswith("reference.") for key in state["modules"].get("policy", {})):
         reference.load_state_dict(agent.policy.actor.state_dict())  # what was cloned: not the weights it began with

@@ -550,7 +550,8 @@ def test_airl_official_is_the_codes_column() -> None:
     assert (reward["hidden"], reward["layers"], reward["act"], "gp" in reward) == (256, 2, "relu", False)
     assert (reward["state_only"], reward["map"]) == (True, "g"), "for transfer: unshaped"
     assert (policy["temperature"], policy["reward_scale"], policy["hidden"]) == (1.0, 1.0, 256)
-    assert (data["batch"], data["capacity"], data["updates_per_step"]) == (256, 10_000, 0.001)
+    assert (data["batch"], data["capacity"], data["updates_per_step"]) == (256, 11_000, 0.001)
+    assert config["n_demos"] == 1, "of up to 1001 rows, beside the newest 1e4 own ones"
 
 
 def test_dac_official_is_the_codes_column() -> None:

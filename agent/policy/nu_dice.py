@@ -13,7 +13,7 @@ from agent.policy.base import BothBatch, HasClone, clone_loss, row_shares
 from models.actor_critic import Critics, SquashedActor
 from models.latent import Losses, Transitions
 from models.nets import frozen
-from models.reward_net import interpolates, steepness
+from models.reward_net import interpolates, steepness, weighted_mean
 
 
 class NuDicePolicy(nn.Module):
@@ -100,15 +100,16 @@ class NuDicePolicy(nn.Module):
         return self.critics(pairs.feat, pairs.action)[0] - self.gamma * following
 
     def _gradient_penalty(self, batch: BothBatch, expert_ahead: Tensor, own_ahead: Tensor) -> Tensor:
-        """On interpolates of the pairs, and of the next ones, of both kinds."""
+        """On interpolates of the pairs, and of the next ones, of both kinds, as far as these count."""
         kinds = (batch.expert, expert_ahead), (batch.own, own_ahead)
         expert, own = (
             torch.cat([torch.cat([p.feat, p.action], -1), torch.cat([p.next_feat, ahead], -1)]).detach()
             for p, ahead in kinds
         )
-        x = torch.cat([interpolates(*now)[0] for now in zip(expert.chunk(2), own.chunk(2), strict=True)])
-        size = batch.expert.feat.shape[-1]
-        return (steepness(self.critics(x[:, :size], x[:, size:]), x) - 1).square().mean()
+        found = [interpolates(*now) for now in zip(expert.chunk(2), own.chunk(2), strict=True)]
+        x, size = torch.cat([x for x, _ in found]), batch.expert.feat.shape[-1]
+        weight = torch.cat([batch.expert.weight * batch.own.weight[pick] for _, pick in found])
+        return weighted_mean((steepness(self.critics(x[:, :size], x[:, size:]), x) - 1).square(), weight)
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:
         """The BC term alone (BC initialisation)."""

@@ -35,6 +35,7 @@ class SACPolicy(nn.Module):
     """
 
     wants = "transitions"
+    settings = ("fixed_temperature",)  # tensors that the configuration gives, which no other run's weights replace
 
     def __init__(
         self,

@@ -21,6 +21,11 @@ class FrozenReward(RewardLearner):
     mean: Tensor
     std: Tensor
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All of it: which reward this is, the configuration says (``init=RUN`` replaces none of it)."""
+        return tuple(self.state_dict())
+
     def __init__(self, learned: Any, mean: Tensor, std: Tensor, clip: float, state: Callable[[Tensor], Tensor]) -> None:
         """learned: a reward of pairs (s, a) alone. mean, std (d,): its run's normaliser, 0 and 1 for none; clip: of
         its features, inf for none. state: this run's features (..., F) -> states (..., d).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agent.reward.base import RewardLearner
 from models.latent import Losses
-from models.reward_net import RewardNet, interpolates, steepness
+from models.reward_net import RewardNet, interpolates, steepness, weighted_mean
 
 INPUTS = ("state_action", "state")
 WEIGHTINGS = ("discounted", "sum", "mean")
@@ -101,7 +101,8 @@ class MLReward(RewardLearner):
         sums = (r_expert * expert_weight).sum(), (r_policy * policy_weight).sum()
         losses = Losses(likelihood=sums[1] - sums[0])
         if self.lipschitz > 0:
-            losses["gp"] = self.gp_weight * self._steepness(expert.detach(), policy.detach())
+            both = expert.detach(), policy.detach(), expert_weight > 0, policy_weight > 0
+            losses["gp"] = self.gp_weight * self._steepness(*both)
         return losses, {
             "sum_expert": sums[0].detach(),
             "sum_policy": sums[1].detach(),
@@ -110,7 +111,8 @@ class MLReward(RewardLearner):
             "std": torch.cat([r_expert, r_policy]).std().detach(),
         }
 
-    def _steepness(self, expert: Tensor, policy: Tensor) -> Tensor:
-        """E (||grad_x r|| - lipschitz)_+^2 on interpolates."""
-        x, _ = interpolates(expert, policy)
-        return (steepness(self.reward(x), x) - self.lipschitz).clamp_min(0).square().mean()
+    def _steepness(self, expert: Tensor, policy: Tensor, expert_counts: Tensor, policy_counts: Tensor) -> Tensor:
+        """E (||grad_x r|| - lipschitz)_+^2 on interpolates of pairs that count, (n,) and (m,) bool."""
+        x, pick = interpolates(expert, policy)
+        excess = (steepness(self.reward(x), x) - self.lipschitz).clamp_min(0).square()
+        return weighted_mean(excess, (expert_counts & policy_counts[pick]).float())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from agent import checkpoint, config, trainer
-from agent.build import ConfigError
+from agent.build import ConfigError, pick_device
 from agent.checkpoint import CheckpointError
 from agent.config import CONFIGS, dump_config, fingerprint, load_config, read_config
 from tests.agent.recorded import comparisons, line, pictures
@@ -116,6 +116,7 @@ def test_the_papers_differ_where_they_should() -> None:
     world, data = official["world_model"], official["data"]
     assert (world["depth"], world["act"]) == (32, "relu")
     assert (world["stoch"], world["deter"], world["kl_balance"], world["free_nats"]) == (30, 200, 0.5, 3.0)
+    assert world["kl_scale"] == 2.0, "a balance of a half halves both gradients of plain KL"
     assert (data["batch"], data["length"], data["updates_per_step"], data["seed_steps"]) == (128, 50, 0.2, 1000)
     assert (official["policy"]["horizon"], official["policy"]["explore_noise"], data["stages"]) == (15, 0.3, [])
 
@@ -226,6 +227,18 @@ def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_config(["size=debug"])[1] == ""
 
 
+def test_a_cuda_device_that_is_named_is_there_and_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams and graphs belong to the current one."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert pick_device("cuda:1") == torch.device("cuda:1") and current == [torch.device("cuda:1")]
+    with pytest.raises(ConfigError, match="device: cuda:2: there are 2 CUDA devices, counted from 0"):
+        pick_device("cuda:2")
+    assert pick_device("cuda") == torch.device("cuda") and len(current) == 1
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
@@ -259,6 +272,8 @@ def test_auto_chooses_the_size_and_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         ),
         ("official_counts=[demo]", "official_counts: 'demo' is none of demos, clone; did you mean 'demos'?"),
         ("data.stages=[{name: a, parts: [world]}]", "name, updates and parts are needed"),
+        ("data.parts=[world,reward]", "data.parts: reward learns in the updates of policy"),
+        ("data.stages=[{name: a, updates: 2, parts: [clone, reward]}]", "a: reward learns in the updates of policy"),
         ("data.stages=[{name: a, updates: 2, part: [world], parts: [world]}]", "name, updates and parts are needed"),
         ("data.stages=[{name: a, updates: soon, parts: [world]}]", "a: updates='soon' is no number of updates"),
     ],

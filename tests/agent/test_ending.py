@@ -321,7 +321,8 @@ def test_ends_that_do_not_fit_a_method_are_refused(algo: str, obs: str, more: tu
 
 def test_presets_choose_by_what_is_observed() -> None:
     for algo, obs, expected in (("dac", "state", "absorbing"), ("value_dice", "state", "absorbing"),
-                                ("dac", "pixels", "mask"), ("gail", "state", "mask"), ("hype", "state", "mask"),
+                                ("dac", "pixels", "ignore"), ("gail", "state", "mask"), ("hype", "state", "mask"),
+                                ("gail", "pixels", "ignore"), ("cmil", "pixels", "ignore"),
                                 ("ml_irl_official", "state", "fixed_horizon")):  # fmt: skip
         assert preset(algo, "small", obs)["data"]["termination"] == expected, (algo, obs)
     agent = build("dac", "state")

@@ -67,6 +67,8 @@ def test_a_steep_reward_costs_what_is_above_the_limit() -> None:
     torch.testing.assert_close(slope[0], 3.0 * 2 * (2.0 - 0.5) * weight / 2.0)
     assert make(lipschitz=2.5, clamp="none", layers=0).loss(x, y, ones, ones)[0]["gp"].item() == 0.0
     assert "gp" not in make().loss(x, y, ones, ones)[0]
+    nowhere = torch.zeros(4)
+    assert reward.loss(x, y, ones, nowhere)[0]["gp"].item() == 0.0, "pairs that have ended count nowhere"
 
 
 def test_rewards_are_bounded_and_only_a_hard_bound_has_no_gradient() -> None:

@@ -183,6 +183,8 @@ def test_the_penalty_holds_nus_slope_at_one_and_units_apart() -> None:
     for slope, penalty in ((1.0, 0.0), (3.0, 40.0)):
         policy.critics = Slope(slope)
         assert policy.losses(BATCH)[0]["critics"]["gp"].item() == pytest.approx(penalty, abs=1e-4)
+    none = BothBatch(BATCH.expert, dataclasses.replace(OWN, weight=torch.zeros(N)), CLONE)
+    assert policy.losses(none)[0]["critics"]["gp"].item() == 0.0, "pairs that do not count are penalised nowhere"
     with torch.no_grad():
         for layer in policy.actor.modules():
             if isinstance(layer, nn.Linear):

@@ -319,7 +319,7 @@ def test_what_cannot_be_recorded_like_that_is_told(
     assert refused(capsys, f"run={moved}", out, "source=replay") == f"{moved}: its replay is not there any more"
     (moved / "replay").mkdir()
     assert "does not hold episode 0" in refused(capsys, f"run={moved}", out, "source=replay")
-    start(tmp_path / "other", *EXPERT, "data.termination=ignore")
+    start(tmp_path / "other", *EXPERT, "data.termination=fixed_horizon")
     told = refused(capsys, f"run={tmp_path / 'other'}", out, "source=replay")
     assert "its replay holds other ends of episodes than the environment's (data.termination)" in told
     assert not (tmp_path / "a.hdf5").exists()

@@ -72,7 +72,9 @@ def replay(tmp_path: Path) -> Any:
 def test_fresh_trajectories_are_whole_and_weighted_by_their_time(
     replay: Replay, horizon: int, lengths: tuple[int, int]
 ) -> None:
-    """All demonstrations against the newest episodes, which end where they end; pairs, not rows one later."""
+    """All demonstrations against the newest episodes, of which each is no longer than one of them that ended by the
+    clock, in turn; pairs, not rows one later.
+    """
     episode(replay, 500, 5, expert=True)
     episode(replay, 600, 3, expert=True)
     episode(replay, 0, 7)
@@ -83,11 +85,21 @@ def test_fresh_trajectories_are_whole_and_weighted_by_their_time(
     first, second = lengths
     assert expert[:, 0].tolist() == [*range(500, 500 + first), *range(600, 600 + second)]
     assert w.tolist() == pytest.approx([GAMMA**t / 2 for n in lengths for t in range(n)])
-    longest = min(5, horizon or 5)  # the longest demonstration ended by the clock after 5 steps
-    assert policy[:, 0].tolist() == [100, 101, *range(200, 200 + longest)]
-    assert v.tolist() == pytest.approx([GAMMA**t / 2 for n in (2, longest) for t in range(n)])
+    assert policy[:, 0].tolist() == [100, 101, *range(200, 203)], "the second demonstration has 3 steps"
+    assert v.tolist() == pytest.approx([GAMMA**t / 2 for n in (2, 3) for t in range(n)])
     for x in (expert, policy):
         assert torch.allclose(x[:, 1], x[:, 0] / 1e4), "the action taken in the state"
+
+
+def test_a_constant_reward_gains_nothing_by_the_clock(replay: Replay) -> None:
+    """Demonstrations of 5 and 3 steps, own episodes of 7 and 6: both sums have the same weights (algorithms 4.5)."""
+    episode(replay, 500, 5, expert=True)
+    episode(replay, 600, 3, expert=True)
+    new = [episode(replay, 100, 7), episode(replay, 200, 6)]
+    work = rounds(replay, Whole("fresh"))
+    work.play(1, np.random.default_rng(0), new)
+    (_, w), (_, v) = work.agent.reward.given
+    assert w.tolist() == pytest.approx(v.tolist()) and len(v) == 8
 
 
 def test_what_a_terminated_demonstration_lacks_is_not_cut(replay: Replay) -> None:

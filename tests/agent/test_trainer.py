@@ -144,6 +144,21 @@ def test_a_reference_policy_is_the_clone_of_a_run_that_had_none(tmp_path: Path) 
     assert actor and all(torch.equal(policy[f"reference.{key}"], value) for key, value in actor.items())
 
 
+def test_settings_and_imagined_transitions_are_not_weights(tmp_path: Path) -> None:
+    """``init=RUN`` brings what was learned; what the command says and what another model imagined stay apart."""
+    small = ("obs=state", "data.batch=4", "data.length=2", "data.seed_steps=30", "steps=60", "eval.every=60")
+    hyper = ("algo=hyper", "penalty=ens_std_mean", "penalty.alpha=1", "penalty.target=0.1", *small)
+    start(tmp_path / "source", *hyper, "policy.temperature=0.2", "data.memory=500")
+    new = (*small, f"init={tmp_path / 'source'}", "steps=0")
+    start(tmp_path / "run", *hyper, *new, "policy.temperature=5.0", "penalty.alpha=3", "data.memory=900")
+    source, modules = state(tmp_path / "source")["modules"], state(tmp_path / "run")["modules"]
+    assert source["memory"]["_ends"][0] > 0 and modules["memory"]["_ends"].tolist() == [0, 0]
+    assert modules["policy"]["fixed_temperature"].item() == 5.0
+    assert modules["coefficient"]["log_alpha"].exp().item() == pytest.approx(3.0)
+    learned = source["policy"].keys() - {"fixed_temperature"}
+    assert learned and all(torch.equal(modules["policy"][key], source["policy"][key]) for key in learned)
+
+
 @pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, ConfigError, DemoError, OSError])
 def test_a_defect_in_the_middle_of_training_is_seen_and_bad_input_told_in_one_line(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[Exception]
