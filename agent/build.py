@@ -233,12 +233,12 @@ def _check_effect(config: Config, world: Any, reward: Any, policy: Any, offline:
     if starts.get("env_reset", 0.0) > 0 and reward is not None and reward.policy_data == "replay":
         raise ConfigError(
             "starts.env_reset: this reward would also take episodes that begin within a demonstration for the policy's "
-            "own (algorithms 3.5): one that is learned in rounds, reward.policy_data=fresh"
+            "own: one that is learned in rounds, reward.policy_data=fresh"
         )
     rounds = reward is not None and reward.policy_data in ("fresh", "tracks")
     if starts.get("env_reset", 0.0) >= 1 and rounds and config["data"]["reward_fresh"] == 0:
         raise ConfigError(
-            "starts.env_reset=1: the reward compares episodes from the task's own start (algorithms 3.5), and there "
+            "starts.env_reset=1: the reward compares episodes from the task's own start, and there "
             "would be none: data.reward_fresh=4, or less than 1"
         )
     if reward is not None and reward.noise_in_reward and policy.wants != "rollout":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import math
 import re
 import sys
 import textwrap
@@ -50,13 +51,41 @@ _LEAST = {
     "data.clone_own": 0,
     "data.near_enough": 0,
     "clone_noise": 0,
+    "data.memory": 1,
+    "data.real_fraction": 0,
+    "data.fit_every": 0,
+    "data.imagine_every": 0,
+    "data.reward_every": 0,
+    "data.reward_steps": 0,
+    "data.reward_batch": 1,
     "policy.horizon": 2,
+    "policy.hidden": 1,
+    "policy.layers": 0,
+    "policy.gamma": 0,
     "policy.lambda_": 0,
+    "policy.polyak": 0,
     "policy.min_std": 0,
     "reward.past": 1,
+    "reward.members": 1,
+    "reward.hidden": 1,
+    "save_seconds": 0,
     "world_model.members": 1,
+    "world_model.batch": 1,
+    "world_model.hidden": 1,
+    "world_model.holdout": 0,
 }
-_MOST = {"ema": 1, "data.from_start": 1, "policy.lambda_": 1}  # the same at the other end
+_MOST = {  # the same at the other end
+    "seed": (1 << 32) - 1,
+    "threads": 1024,
+    "ema": 1,
+    "data.from_start": 1,
+    "data.real_fraction": 1,
+    "policy.gamma": 1,
+    "policy.lambda_": 1,
+    "policy.polyak": 1,
+    "world_model.holdout": 0.9,
+}
+_SCHEDULED = ("data.expert_fraction",)  # numbers that may be [[update, number], ...] (`agent.sampler`)
 _STAGE = {"name", "updates", "parts", "lr", "fits", "check_every", "patience", "tolerance"}
 _PARTS = ("policy", "reward", "world")  # that learn in a gradient step; a stage may clone instead of "policy"
 _OPTIONAL = ("n_demos", "task.options.dt")  # numbers that may be null
@@ -126,10 +155,16 @@ def _check_value(key: str, value: Any, default: Any) -> None:
     def number(x: Any) -> bool:
         return isinstance(x, int | float) and not isinstance(x, bool)
 
+    if key in _SCHEDULED and isinstance(value, list):
+        told = [number(x) for knot in value for x in (knot if isinstance(knot, list) and len(knot) == 2 else [None])]
+        if not told or not all(told) or any(a[0] >= b[0] for a, b in zip(value, value[1:], strict=False)):
+            raise ConfigError(f"{key}={value}: expected a number, or [[update, number], ...] with rising updates")
+        return
     numeric = number(default) or (default is None and value is not None and key not in _PATHS)
     kinds: dict[str, bool] = {
         "true or false": isinstance(default, bool) and not isinstance(value, bool),
         "a number": numeric and not number(value) and not (value is None and key in _OPTIONAL),
+        "a finite number": numeric and number(value) and not math.isfinite(value),
         "a whole number": isinstance(default, int) and isinstance(value, float) and not value.is_integer(),
         "a word": isinstance(default, str) and default != "auto" and not isinstance(value, str),
         "a list": isinstance(default, list) and not isinstance(value, list),
@@ -189,6 +224,9 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error
     assert isinstance(resolved, dict) and isinstance(defaults, dict)
+    algo, obs = resolved["algo"], resolved["obs"]["name"]
+    if obs not in algo.get("obs", (obs,)):
+        raise ConfigError(f"algo={algo['name']}: learns from {' or '.join(algo['obs'])} alone: obs={algo['obs'][0]}")
     for key in (o.split("=", 1)[0] for o in given):
         if key not in GROUPS:
             *path, last = key.split(".")
@@ -202,10 +240,13 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         found: Any = resolved
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
+        if isinstance(found, str | list | dict):
+            continue
         if found is not None and found < least:
             raise ConfigError(f"{key}={found}: expected at least {least}")
         if found is not None and found > _MOST.get(key, found):
             raise ConfigError(f"{key}={found}: expected at most {_MOST[key]}")
+    _check_horizon(resolved["data"].get("rollout_horizon"))
     burn_in, length = resolved["data"]["burn_in"], resolved["data"]["length"]
     if burn_in > length - 2:
         raise ConfigError(f"data.burn_in={burn_in}: leaves no pair of {length} rows")
@@ -223,6 +264,15 @@ def _check_names(where: str, given: Any, known: Sequence[str]) -> None:
     for name in given if isinstance(given, list) else [given]:
         if name not in known:
             raise ConfigError(f"{where}: {name!r} is none of {', '.join(known)}{_nearest(str(name), known)}")
+
+
+def _check_horizon(given: Any) -> None:
+    """Raise ConfigError unless imagined rollouts grow from one length to another between two steps."""
+    if given is None:
+        return
+    whole = isinstance(given, list) and len(given) == 4 and all(isinstance(x, int | float) for x in given)
+    if not whole or min(given[:2]) < 1 or given[2] < 0 or given[3] < given[2]:
+        raise ConfigError(f"data.rollout_horizon={given}: expected [length, length, step, step], both rising")
 
 
 def _check_parts(where: str, given: Any, known: Sequence[str]) -> None:
@@ -271,9 +321,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """Inverse of ``dump_config``. Raises ConfigError when the file is missing or unreadable."""
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: not a readable run configuration (no such file: is this a run folder?)") from error
     except (OSError, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable run configuration ({_line(error)})") from error
-    assert isinstance(loaded, dict)
+    tables = ("task", "obs", "algo", "data")
+    if not isinstance(loaded, dict) or not all(isinstance(loaded.get(table), dict) for table in tables):
+        raise ConfigError(f"{path}: not the configuration of a run of this project")
     return {str(k): v for k, v in loaded.items()}
 
 
@@ -288,6 +342,7 @@ def fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in config.items() if k not in _NOT_IDENTITY}
     if kept.get("render") == "fast":  # as all pictures were before it could be chosen
         del kept["render"]
+    kept["algo"] = {"name": config["algo"]["name"]}  # what it observes is told by obs
     options = {k: v for k, v in config["task"]["options"].items() if k not in _NOT_IDENTITY_OF_TASK}
     kept["task"] = dict(config["task"]) | {"options": options}
     tables = {table: config[table] for table in ("size", "obs")}

@@ -7,6 +7,7 @@ exported policy has a copy beside it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -66,8 +67,10 @@ class Deployed:
             card, graph = json.loads((folder / CARD).read_bytes()), (folder / GRAPH).read_bytes()
         except (OSError, ValueError) as error:
             raise DeployError(f"{folder}: not readable ({error})") from error
-        if card.get("format") != FORMAT:
-            raise DeployError(f"{folder / CARD}: format {card.get('format')!r}, this version reads {FORMAT}")
+        if not isinstance(card, dict) or not {"format", "task", "options", "obs", "action", "dt"} <= card.keys():
+            raise DeployError(f"{folder / CARD}: not the card of a policy that agent.export wrote")
+        if card["format"] != FORMAT:
+            raise DeployError(f"{folder / CARD}: format {card['format']!r}, this version reads {FORMAT}")
         if card.get("sha256") not in (None, hashlib.sha256(graph).hexdigest()):
             raise DeployError(f"{folder / GRAPH}: is not the policy that {CARD} is about; export it again")
         return cls(graph, card)
@@ -167,8 +170,14 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. task: another one with the same observations and actions. recordings: what to play
-    where there is no simulator. pace: wait for the clock, as a robot does; false: as fast as it goes.
+    """Arguments of the command:
+
+    policy      the folder that agent.export wrote
+    task        another one with the same observations and actions
+    recordings  what to play where there is no simulator
+    episodes    how many
+    seed        of the first one
+    pace        wait for the clock, as a robot does; false: as fast as it goes
     """
 
     policy: Path
@@ -235,9 +244,11 @@ def deploy(options: Options, stream: TextIO | None = None) -> list[Episode]:
         if differs is not None:
             raise DeployError(f"recordings={options.recordings}: are not of the policy's robot: {differs}")
         more = {"recordings": str(options.recordings)}
+        print("recordings: also those that the policy has learned from; agent.evaluate plays the others", file=stream)
     elif options.recordings is not None:
         raise DeployError(f"recordings={options.recordings}: task={task} has a simulator to play in")
-    env = make(task, "pixels" if pictures else "state", **(more if task == card["task"] else {}))
+    style = card.get("render", "fast")  # the pictures that it has learned from
+    env = make(task, "pixels" if pictures else "state", render=style, **(more if task == card["task"] else {}))
     assert env.observation_space.shape is not None and env.action_space.shape is not None
     here = list(env.observation_space.shape), env.action_space.shape[0]
     if here != (card["obs"]["shape"], card["action"]["size"]):
@@ -275,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("deploy: the command plays in the project's simulators; without the project import Deployed from here")
         return 1
     errors = DeployError, OSError
-    return cli.run(deploy, Options, argv, USAGE, program="agent.deploy", errors=errors, interrupted="interrupted")
+    usage = f"{USAGE}\n\n{inspect.getdoc(Options)}"
+    return cli.run(deploy, Options, argv, usage, program="agent.deploy", errors=errors, interrupted="interrupted")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,18 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. seed: episode i runs with EVAL_SEEDS + seed + i. envs: processes; 0: one a core.
-    weights: the newest, those that scored best on the seeds that the run was monitored with, or those whose own
-    episodes came nearest to the demonstrations (`agent.kept`). recordings: of task=own, where they lie now.
+    """Arguments of the command:
+
+    run         the run's folder
+    episodes    how many, of each kind of actions
+    seed        episode i runs with EVAL_SEEDS + seed + i, which training never saw
+    envs        environment processes; 0: one a core
+    videos      best and worst episode, from pixels
+    mode        mode (the policy's most likely actions), sampled, or both
+    weights     last: the newest; best: those that scored best when the run was monitored; chosen: those whose own
+                episodes came nearest to the demonstrations, without a score (`agent.kept`)
+    recordings  of task=own: where they lie now
+    device      auto, cpu, cuda, cuda:N
     """
 
     run: Path

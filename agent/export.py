@@ -28,7 +28,7 @@ import numpy as np
 from agent import deploy
 from agent.deploy import CARD, FORMAT, GRAPH, Deployed
 from agent.evaluate import REPORT
-from agent.finished import command, open_run, rebuild, robot_of
+from agent.finished import command, open_env, open_run, rebuild, robot_of
 from demos.robot import UNSEEN
 from envs import frames
 from envs.base import pace
@@ -46,7 +46,12 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. weights: as `agent.evaluate`'s."""
+    """Arguments of the command:
+
+    run         the run's folder
+    out         the folder to write; an earlier policy in it is replaced
+    weights     last, best or chosen, as `agent.evaluate`'s
+    """
 
     run: Path
     out: Path
@@ -119,14 +124,13 @@ def export(options: Options) -> Path:
 
 def _of_the_task(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the simulator says of itself: its options, its robot, its actions and their pace."""
-    from envs.make import make
-
-    task = config["task"]
-    env = make(task["name"], config["obs"]["name"], **task["options"])
+    options = dict(config["task"]["options"])
+    env = open_env(config)
     description = " ".join((inspect.getdoc(type(env.unwrapped)) or "").split("\n\n")[0].split())
     dt, limits = env.unwrapped.dt, env.unwrapped.limits
     env.close()
-    about = {"simulated": True, "options": dict(task["options"]), "description": description, "dt": dt}
+    about = {"simulated": True, "options": options, "render": config.get("render", "fast")}
+    about |= {"description": description, "dt": dt}
     if limits is None:
         return about
     low, high = (side.tolist() for side in limits)

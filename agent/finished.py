@@ -5,6 +5,7 @@ Environment processes import the modules of commands, so torch stays inside func
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from demos import cli
 
 if TYPE_CHECKING:
     from agent.agent import Agent
+    from envs.base import Environment
     from envs.vector import VectorEnv
 
 Options = TypeVar("Options")
@@ -35,6 +37,7 @@ def command(
     from agent.checkpoint import CheckpointError
 
     errors = ConfigError, CheckpointError, OSError
+    usage = f"{usage}\n\n{inspect.getdoc(options)}"
     return cli.run(body, options, argv, usage, program=program, errors=errors, interrupted=interrupted)
 
 
@@ -68,6 +71,16 @@ def open_envs(config: Mapping[str, Any], n: int) -> VectorEnv:
     task, played = config["task"], simulated(config)
     how: dict[str, Any] = {"processes": played, "options": task["options"], "render": config.get("render", "fast")}
     return VectorEnv(task["name"], config["obs"]["name"], n if played else 1, **how)
+
+
+def open_env(config: Mapping[str, Any], obs: str | None = None) -> Environment:
+    """One environment of the run's task in this process, drawn as the run's pictures were. obs: another observation
+    than the run's.
+    """
+    from envs.make import make
+
+    task = config["task"]
+    return make(task["name"], obs or config["obs"]["name"], render=config.get("render", "fast"), **task["options"])
 
 
 def refuse_recordings(config: Mapping[str, Any]) -> None:

@@ -76,8 +76,8 @@ class Given:
 
     @property
     def rows(self) -> int:
-        """Rows that a replay must hold from the start, where nothing that is recorded may give way."""
-        return sum(map(len, (*self.demos, *self.recorded))) if self.recorded else 0
+        """Rows of all that is given."""
+        return sum(map(len, (*self.demos, *self.recorded)))
 
 
 def simulated(config: Mapping[str, Any]) -> bool:

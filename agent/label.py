@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, refuse_recordings, restore
+from agent.finished import command, open_env, open_run, refuse_recordings, restore
 from agent.record import collected, played
 from demos import dataset, label_page, preferences
 from demos.errors import DemoError
@@ -31,15 +31,27 @@ USAGE = """python -m agent.label (run=DIR|dataset=PATH) out=PREFS.npz [by=oracle
        [pairs=500, of pictures 200] [flips=0.1] [seed=0] [episodes=0] [limit=none] [obs=none] [size=128] [device=auto]
 python -m agent.label answers=ANSWERS.json out=PREFS.npz"""
 PAIRS = {"oracle": {"state": 500, "image": 200}, "hand": {"state": 100, "image": 100}}
-LABEL_SEEDS = 7 << 28  # above those of agent.record
+LABEL_SEEDS = 15 << 27  # above those of training, evaluation, recording and deployment
 
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. pairs: none: 500, of pictures 200, by hand 100. length: pairs of a segment. flips:
-    expected share of synthetic labels against the truth. episodes: of a run: so many new ones instead of its replay.
-    limit: episodes of the data set. obs: state or pixels, of a data set with both (state). size: of the pictures by
-    hand, where they are drawn.
+    """Arguments of the command:
+
+    out         PREFS.npz: the comparisons; with by=hand the page and what belongs to it are named alike
+    run         a run whose segments are compared: of its replay, or of new episodes
+    dataset     or recorded episodes
+    answers     what the page gave: PREFS.npz is made of it, or gets more
+    by          oracle: synthetic labels by the true rewards; hand: a page to be answered in a browser
+    pairs       how many; none: 500, of pictures 200, by hand 100
+    length      pairs of a segment
+    flips       expected share of synthetic labels against the truth
+    seed        of which segments are compared, of the labels, and of new episodes
+    episodes    of a run: so many new ones instead of its replay
+    limit       episodes of the data set, at most
+    obs         state or pixels, of a data set with both; none: state
+    size        of the pictures by hand, where they are drawn
+    device      auto, cpu, cuda, cuda:N
     """
 
     out: Path
@@ -141,17 +153,16 @@ def _played(options: Options, config: dict[str, Any], state: dict[str, Any]) -> 
 
     from agent.build import pick_device
     from agent.collect import one_thread
-    from envs.make import make
 
     assert options.run is not None
     refuse_recordings(config)
-    task, obs, episodes = config["task"], config["obs"], []
-    env = make(task["name"], obs["name"], **task["options"])
+    episodes: list[Episode] = []
+    env = open_env(config)
     agent = restore(options.run, config, state, env, pick_device(options.device))
     torch.manual_seed(options.seed)
     for number in range(options.episodes):
         with one_thread():
-            episodes.append(played(agent, env, obs["key"], LABEL_SEEDS + options.seed + number, mode=False))
+            episodes.append(played(agent, env, config["obs"]["key"], LABEL_SEEDS + options.seed + number, mode=False))
         print(f"episode {number + 1}/{options.episodes}: {episodes[-1].steps} steps", file=sys.stderr)
     env.close()
     return episodes

@@ -156,7 +156,7 @@ class Logger:
         *,
         updates: int | None = None,
         updates_left: float | None = None,
-        success: float | None = None,
+        score: str | None = None,
         phase: str = "",
         **fields: float | str,
     ) -> None:
@@ -167,11 +167,11 @@ class Logger:
             updates: gradient steps done so far.
             updates_left: gradient steps until the end; the time left is theirs where updates are being made, as before
                 the first environment step, else that of the environment steps.
-            success: 0..1, of the last evaluation.
+            score: of the last evaluation.
             phase: what is going on now, such as "pre-training"; unlike the others not remembered.
             fields: shown as they are.
         """
-        self._rates.update(step, updates, success, phase, updates_left)
+        self._rates.update(step, updates, score, phase, updates_left)
         if self._quiet:
             return
         if self._bar is not None:
@@ -237,17 +237,17 @@ class _Rates:
         self._clock, self._begin = clock, clock()
         self._marks: list[tuple[float, int, int]] = []
         self._step, self._updates = step, 0
-        self._success: float | None = None
+        self._score: str | None = None
         self._updates_left: float | None = None
         self._phase = ""
 
     def update(
-        self, step: int, updates: int | None, success: float | None, phase: str, updates_left: float | None = None
+        self, step: int, updates: int | None, score: str | None, phase: str, updates_left: float | None = None
     ) -> None:
         now = self._clock()
         self._step, self._updates_left = step, updates_left
         self._updates = self._updates if updates is None else updates
-        self._success = self._success if success is None else success
+        self._score = self._score if score is None else score
         self._phase = phase
         if not self._marks or now - self._marks[-1][0] >= 0.5:
             self._marks.append((now, step, self._updates))
@@ -273,7 +273,7 @@ class _Rates:
     def text(self, total: int, fields: Mapping[str, float | str]) -> str:
         steps, updates = self.per_second()
         parts = [f"{steps:.3g} env steps/s", f"{updates:.3g} updates/s"]
-        parts += [f"success {self._success:.2f}"] if self._success is not None else []
+        parts += [f"score {self._score}"] if self._score is not None else []
         parts += [f"{name} {v:.4g}" if isinstance(v, float) else f"{name} {v}" for name, v in fields.items()]
         return "  ".join(([self._phase] if self._phase else []) + parts)
 

@@ -40,7 +40,8 @@ def evaluate(trainer: Trainer) -> dict[str, float] | None:
         shown = shown or traces[0]
     if trainer.demos:
         expert_score = float(np.mean([d.meta.get("score", envs.full_score) for d in trainer.demos]))
-        found["diag/return_gap"] = expert_score - found["eval/score_mode"]
+        if np.isfinite(expert_score):
+            found["diag/return_gap"] = expert_score - found["eval/score_mode"]
     found |= diagnose(trainer)
     if settings["videos"] and shown is not None and trainer.config["obs"]["name"] == "pixels":
         _videos(trainer, shown)

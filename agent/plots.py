@@ -6,10 +6,12 @@ Figures are made with matplotlib's object interface: no display, no global state
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agent.logger import read_metrics
+from demos import cli
 from demos.dataset import write_atomic
 from demos.errors import DemoError
 
@@ -220,20 +223,28 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def main(arguments: Sequence[str]) -> int:
-    """`run=DIR`: draw both figures of a run and print their paths as JSON."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if set(options) != {"run"} or len(arguments) != 1:
-        print("usage: python -m agent.plots run=DIR", file=sys.stderr)
-        return 2
-    run = Path(options["run"])
-    try:
-        print(json.dumps({"curves": str(curves(run)), "theorem2": str(theorem2(run))}))
-    except (DemoError, OSError, ValueError) as error:
-        print(f"agent.plots: {error}", file=sys.stderr)
-        return 1
-    return 0
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the command:
+
+    run         the run's folder
+    """
+
+    run: Path
+
+
+def draw(options: Options) -> None:
+    """Draw both figures of a run and print their paths as JSON. Raises DemoError, OSError, ValueError."""
+    if not options.run.is_dir():
+        raise DemoError(options.run, "run", "no such run folder")
+    print(json.dumps({"curves": str(curves(options.run)), "theorem2": str(theorem2(options.run))}))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
+    usage = f"python -m agent.plots run=DIR\n\n{inspect.getdoc(Options)}"
+    return cli.run(draw, Options, argv, usage, program="agent.plots", errors=(OSError, ValueError))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.finished import command, open_run, rebuild, refuse_recordings, robot_of
+from agent.finished import command, open_env, open_run, rebuild, refuse_recordings, robot_of
 from demos import dataset
 from demos.errors import DemoError
 from demos.formats import d4rl, npz, own
@@ -43,9 +43,21 @@ SOURCES = ("policy", "replay")
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. steps: whole episodes of so many steps together, instead of a number of episodes.
-    pixels: pictures, too, of a run that sees states. min_score: keep only episodes that score at least this. force:
-    replace what this command has written there. weights: as `agent.evaluate`'s.
+    """Arguments of the command:
+
+    run         the run's folder
+    out         a folder for demonstrations, or FILE.hdf5 for one file in D4RL's layout, with the true rewards
+    episodes    how many
+    steps       instead: whole episodes of so many steps together
+    source      policy: new episodes; replay: what the run itself has collected (out=FILE.hdf5; true rewards where the
+                run was told them: algo=expert)
+    seed        of the episodes, whose starts no training or evaluation has seen
+    pixels      pictures, too, of a run that sees states
+    sampled     sampled actions instead of the most likely ones
+    min_score   keep only episodes that score at least this
+    force       replace what this command has written there
+    weights     last, best or chosen, as `agent.evaluate`'s
+    device      auto, cpu, cuda, cuda:N
     """
 
     run: Path
@@ -145,11 +157,9 @@ def _good(options: Options, config: dict[str, Any], state: dict[str, Any]) -> It
 
     from agent.build import pick_device
     from agent.collect import one_thread
-    from envs.make import make
 
-    task, obs = config["task"], config["obs"]
-    key = "image" if options.pixels else obs["key"]
-    env = make(task["name"], "pixels" if options.pixels else obs["name"], **task["options"])
+    key = "image" if options.pixels else config["obs"]["key"]
+    env = open_env(config, "pixels" if options.pixels else None)
     robot = robot_of(options.run)
     assert env.observation_space.shape is not None and env.action_space.shape is not None
     shape = env.reset(seed=0)[1]["state"].shape if options.pixels else env.observation_space.shape

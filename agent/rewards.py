@@ -36,8 +36,14 @@ FRAMES = 8  # of the strip above the curve
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the command. dataset: episodes to look at; none: the run's demonstrations. limit: at most so many of
-    them. episode: the one that along.png shows.
+    """Arguments of the command:
+
+    run         the run's folder
+    out         the folder to write; none: RUN/reward
+    dataset     episodes to look at; none: the run's demonstrations
+    limit       at most so many of them
+    episode     the one that along.png shows, counted from 0
+    device      auto, cpu, cuda, cuda:N
     """
 
     run: Path
@@ -85,7 +91,11 @@ def look(options: Options) -> dict[str, Any]:
     _draw_along(out / "along.png", _seen(named, options.episode), learned[options.episode], told)
     if told:
         _draw_against_truth(out / "against_truth.png", episodes, learned, report["spearman"])
-    print("  ".join(f"{name} {value:.4g}" for name, value in report.items() if isinstance(value, float)))
+    else:
+        (out / "against_truth.png").unlink(missing_ok=True)  # of other episodes
+        print("the episodes hold no true rewards: nothing to compare with", file=sys.stderr)
+    told_of = "learned reward: " if told else "learned reward, of every transition: "
+    print(told_of + "  ".join(f"{name} {value:.4g}" for name, value in report.items() if isinstance(value, float)))
     return report
 
 

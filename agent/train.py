@@ -30,20 +30,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from demos.cli import asks_for_help
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if asks_for_help(arguments):
-        from agent.config import usage
+    try:
+        if asks_for_help(arguments):
+            from agent.config import usage
 
-        print(usage())
-        return 0
+            print(usage())
+            return 0
+        return _told_in_one_line(arguments)
+    except KeyboardInterrupt:  # before the loop began or after it ended: nothing to save
+        print("agent.train: interrupted", file=sys.stderr)
+        return 130
+
+
+def _told_in_one_line(arguments: list[str]) -> int:
+    """``run``; 1 after one line for what is no defect."""
     told: tuple[type[Exception], ...] = (*_expected(), ValueError)  # of parts that refuse their options
     try:
         return run(arguments)
     except told as error:
         print(f"agent.train: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before the loop began or after it ended: nothing to save
-        print("agent.train: interrupted", file=sys.stderr)
-        return 130
 
 
 def _expected() -> tuple[type[Exception], ...]:
@@ -149,7 +155,8 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
     replay = Replay(
         folder / "replay",
         **like._asdict(),
-        capacity=max(data["capacity"], given.rows),
+        # nothing that is recorded may give way; and what plays no episodes needs no more room than it is given
+        capacity=given.rows if _complete(data) else max(data["capacity"], given.rows),
         budget_gb=data["budget_gb"],
         truth=config["reward"]["kind"] in TOLD,
         termination=data["termination"],
@@ -198,6 +205,13 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
         plots.curves(folder)
         plots.theorem2(folder)
     return 130 if trainer.stop else 0
+
+
+def _complete(data: Mapping[str, Any]) -> bool:
+    """Whether a run's replay never holds more rows than it is given at the start."""
+    from agent.ending import UNCHANGED
+
+    return data["episodes_per_cycle"] == 0 and data["termination"] in UNCHANGED
 
 
 def _counts(trainer: Any) -> str:

@@ -341,8 +341,15 @@ class Trainer:
             updates=int(self.counters["updates"]),
             updates_left=self._updates_left(),
             phase=phase,
-            success=self.scores.get("success"),
+            score=self._scored("mode"),
         )
+
+    def _scored(self, kind: str) -> str | None:
+        """The newest score, of what an expert has where that is known."""
+        if kind not in self.scores:
+            return None
+        full = self.envs.full_score
+        return f"{self.scores[kind]:.2f}" + (f" of {full:g}" if math.isfinite(full) else "")
 
     def _updates_left(self) -> float:
         """Gradient steps until the end, as far as they are known: of stages, pending ones, those of steps to come."""
@@ -377,13 +384,11 @@ class Trainer:
         if self.counters["next_eval"] <= self.step:
             self.counters["next_eval"] = self.step + self.config["eval"]["every"]
         self.scores["mode"] = found["eval/score_mode"]
-        self.scores["success"] = found["eval/score_mode"] / self.envs.full_score
         found |= self._keep(found["eval/score_mode"])
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
-            f"score mode {found['eval/score_mode']:.2f}  sampled {found['eval/score_sampled']:.2f}  "
-            f"of {self.envs.full_score:g}"
+            f"score mode {self._scored('mode')}, sampled {found['eval/score_sampled']:.2f}"
         )
         self._progress()
 

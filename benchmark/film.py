@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.finished import command, open_run, restore
+from agent.finished import command, open_env, open_run, restore
 
 USAGE = (
     "python -m benchmark.film run=DIR out=GIF [demos=PATH] [seed=1000] [size=160] [every=3] [fps=12] "
@@ -20,8 +20,16 @@ USAGE = (
 
 @dataclass(frozen=True)
 class Options:
-    """``demos``: whose first is shown, else the task's shipped ones; ``seed`` as in ``agent.evaluate``; ``size`` in
-    pixels; every ``every``-th step is drawn.
+    """Arguments of the command:
+
+    run         the run's folder
+    out         the GIF
+    demos       whose first is shown; none: the task's shipped ones
+    seed        as in `agent.evaluate`
+    size        pixels of each side
+    every       every so many-th step is drawn
+    fps         frames a second
+    weights     last, best or chosen, as `agent.evaluate`'s
     """
 
     run: Path
@@ -44,10 +52,9 @@ def film(options: Options) -> None:
     from agent.collect import play
     from agent.monitor import EVAL_SEEDS
     from demos import dataset
-    from envs.make import make
 
     config, state = open_run(options.run, options.weights)
-    env = make(config["task"]["name"], config["obs"]["name"], **config["task"]["options"])
+    env = open_env(config)
     agent = restore(options.run, config, state, env, pick_device("cpu"))
     sim, pictures, score = env.unwrapped, [], 0.0
     for row in play(agent, env, EVAL_SEEDS + options.seed, mode=True):
@@ -62,7 +69,7 @@ def film(options: Options) -> None:
         shown.append(sim.render(options.size))
     length = max(len(shown), len(pictures))
     clips = [np.stack(c + [c[-1]] * (length - len(c)))[:: options.every] for c in (shown, pictures)]
-    label = f"policy: {round(score, 2):g} of {sim.full_score:g}"
+    label = f"policy: {round(score, 2):g}" + (f" of {sim.full_score:g}" if np.isfinite(sim.full_score) else "")
     path = video.write_gif(options.out, video.side_by_side(clips, ["demonstration", label]), options.fps)
     print(f"{path}: {label}, {path.stat().st_size / 2**20:.1f} MiB")
 

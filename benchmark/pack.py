@@ -36,9 +36,10 @@ FIRST = (
     "log.txt",
 )
 SHOWN = ("eval.json", "eval-chosen.json", "curves.png", "theorem2.png")
-# Of the world model acting needs the encoder and the posterior; of the policy the actor.
-ACTING = ("world.encoder.", "world.rssm.", "world.project.", "policy.actor.")
+# Of the world model acting needs the encoder and the posterior, of states their normaliser; of the policy the actor.
+ACTING = ("world.encoder.", "world.rssm.", "world.project.", "world.mean", "world.std", "policy.actor.")
 IDLE = ("world.rssm.prior_",)
+EXACT = ("world.mean", "world.std")  # three digits of a height are none of a step
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Options:
 
 
 def acting_weights(modules: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors that a policy acts with, in bfloat16 (a quarter of base's size would not fit otherwise).
+    """The tensors that a policy acts with, weights in bfloat16 (a quarter of base's size would not fit otherwise).
 
     Averaged weights ("slow.world...", "slow.actor...") take the place of the newest where a run has them.
     """
@@ -62,7 +63,8 @@ def acting_weights(modules: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
             if name == "slow":
                 path = key if key.startswith("world.") else f"policy.{key}"
             if path.startswith(ACTING) and not path.startswith(IDLE) and (name == "slow" or path not in found):
-                found[path] = value.to(torch.bfloat16) if value.is_floating_point() else value
+                rounded = value.is_floating_point() and path not in EXACT
+                found[path] = value.to(torch.bfloat16) if rounded else value
     return found
 
 

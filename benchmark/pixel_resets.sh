@@ -8,9 +8,11 @@ train() { python -m agent.train task=kitchen obs=pixels size=small threads=1 "$@
 
 for seed in "${seeds[@]:-0}"; do
   train seed="$seed" steps=0 run="$out/pre-s$seed" # pre-training alone
-  for algo in cmil cmil_resets hyper hyper_pess; do
-    train algo=$algo seed="$seed" init="$out/pre-s$seed" data.stages=[] run="$out/$algo-s$seed"
-    python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000
-    python -m agent.evaluate run="$out/$algo-s$seed" episodes=50 seed=1000 weights=chosen
-  done
+  again() { # NAME OVERRIDES...
+    train seed="$seed" init="$out/pre-s$seed" data.stages=[] run="$out/$1-s$seed" "${@:2}"
+    python -m agent.evaluate run="$out/$1-s$seed" episodes=50 seed=1000
+    python -m agent.evaluate run="$out/$1-s$seed" episodes=50 seed=1000 weights=chosen
+  }
+  again cmil_replay algo=cmil starts=replay
+  for algo in cmil_resets hyper hyper_pess; do again $algo algo=$algo; done
 done

@@ -53,7 +53,7 @@ class Environment(gymnasium.Env[np.ndarray, np.ndarray]):
         horizon: environment steps an episode.
         dt: seconds between two actions, the pace at which a policy is deployed.
         limits: low, high (A,) float64: what actions -1 and 1 are in units of a simulator of one's own; None: not told.
-        full_score: the score of an expert, so that a score can be shown as a share of it.
+        full_score: the score of an expert, so that a score can be shown beside it; NaN: not told.
         episodes: how many different ones there are, seeds being no more than their numbers; None: any number.
         note: what a reader of its scores has to know; empty where nothing is unusual.
     """

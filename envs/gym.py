@@ -81,7 +81,7 @@ class GymEnv(Environment):
         if spec is None or spec.max_episode_steps is None:
             raise EnvError(f"task.options.horizon is missing: {id} is registered without max_episode_steps")
         self.horizon = spec.max_episode_steps
-        self.full_score = float(spec.reward_threshold or self.full_score)
+        self.full_score = float(spec.reward_threshold or "nan")
         self._box = _bounded(id, self._env.action_space)
         low, high = (side.ravel().astype(np.float64) for side in (self._box.low, self._box.high))
         self.limits: tuple[np.ndarray, np.ndarray] = low, high

@@ -70,7 +70,7 @@ class HeadStats:
 class Rollout:
     """An imagined rollout; pair k is (feat[k], action[k]) and u[k] belongs to pair k.
 
-    latent: (H+1, N) latents, feat: (H+1, N, F), action: (H, N, A), u: (H, N) penalty before weighting,
+    feat: (H+1, N, F), action: (H, N, A), u: (H, N) penalty before weighting,
     alive: (H+1, N) float 1 until the imagined episode terminates, entropy: (H, N) of the acting policy.
     """
 

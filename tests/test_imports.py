@@ -24,6 +24,9 @@ FORBIDDEN = {
 }
 MODELS_MAY_IMPORT = {"torch", "einops", "models"}
 INDEPENDENT_PARTS = ("agent.reward", "agent.policy", "agent.starts", "agent.penalties")
+LATE = {"import_module", "__import__", "_Entry"}  # calls whose first argument is a module to be imported
+# task=own: recordings that are played as an environment, made by name when asked for; the arrow stands otherwise
+EXCEPTIONS = {("envs/make.py", "demos.recorded_env")}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 ALGORITHM_NAMES = {"algo", "algorithm", "algo_name", "algorithm_name"}
 
@@ -49,7 +52,7 @@ def imports(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
             base = package[: len(package) - node.level + 1] if node.level else []
             prefix = [*base, *(node.module.split(".") if node.module else [])]
             yield from ((node.lineno, ".".join([*prefix, alias.name])) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}:
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in LATE:
             for arg in node.args[:1]:
                 if isinstance(arg, ast.Constant) and isinstance(arg.value, str):
                     yield node.lineno, arg.value
@@ -69,7 +72,7 @@ def import_findings(tree: ast.AST, path: Path) -> list[str]:
         allowed = top not in FORBIDDEN[own_package]
         if own_package == "models":
             allowed = allowed and (top in MODELS_MAY_IMPORT or top in sys.stdlib_module_names)
-        if top in PICKLES or not allowed:
+        if top in PICKLES or not (allowed or (path.as_posix(), name) in EXCEPTIONS):
             found.append(f"{path}:{line}: {own_package} must not import {name}")
         if own_part is not None and part is not None and part != own_part:
             found.append(f"{path}:{line}: {own_part} must not import {part}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from agent.agent import Agent, UpdateOptions
@@ -47,18 +48,28 @@ from models.world_model import FrameStack, PixelWorldModel
 ROOT = Path(__file__).resolve().parents[1]
 ALGORITHMS = sorted(path.stem for path in (CONFIGS / "algo").glob("*.yaml"))
 SIZES = sorted(path.stem for path in (CONFIGS / "size").glob("*.yaml") if path.stem != "debug")
-STATE_ONLY = {"airl", "bc_reg", "expert", "filter", "hype_filter", "hype_official", "hyper_antmaze", "hyper_official"}
-STATE_ONLY |= {"ml_irl_official", "mopo", "mopo_official", "f_irl"}
-PIXELS_ONLY = {"bc_cnn", "bc_rssm", "cmil_official", "cmil_paper", "pdac", "vmail", "vmail_official"}
-STATE_ONLY |= {"clare", "clare_official", "offline_ml_irl_official", "hyper_bc"}
-STATE_ONLY |= {"f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "offline_ml_irl_leak"}
-STATE_ONLY |= {"mm_official", "bc_reg_official", "filter_official", "dac_official", "airl_official"}
-CASES = [("pixels", algo) for algo in ALGORITHMS if algo not in STATE_ONLY]
-CASES += [("state", algo) for algo in ALGORITHMS if algo not in PIXELS_ONLY]
+TOLD = {algo: OmegaConf.load(CONFIGS / "algo" / f"{algo}.yaml").algo.get("obs") for algo in ALGORITHMS}
+CASES = [(obs, algo) for obs in ("pixels", "state") for algo in ALGORITHMS if TOLD[algo] is None or obs in TOLD[algo]]
 SPACES: dict[str, tuple[str, tuple[int, ...], int]] = {  # task, shape of its observations, size of its actions
     "pixels": ("kitchen", (64, 64, 3), 9),
     "state": ("hopper", (11,), 3),
 }
+
+
+def test_the_documentation_says_which_observations_a_method_takes() -> None:
+    table = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8").split("| `algo` | obs |")[1].split("\n\n")[0]
+    letters = {"pixels": "p", "state": "s"}
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()[2:]]
+    told = {name.strip("`* "): set(obs.split()) for names, obs in rows for name in names.split(",")}
+    assert len(told) > 30
+    assert told == {a: {letters[o] for o in TOLD[a] or letters} for a in told}
+
+
+def test_other_observations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="algo=clare: learns from state alone: obs=state"):
+        load_config(["algo=clare", "obs=pixels"])
+    with pytest.raises(ConfigError, match="algo=pdac: learns from pixels alone: obs=pixels"):
+        load_config(["algo=pdac", "obs=state"])
 
 
 @functools.cache
@@ -66,10 +77,10 @@ def preset(algo: str, size: str, obs: str = "pixels", *more: str) -> dict[str, A
     return load_config([f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more])[0]
 
 
-def build(algo: str, size: str, obs: str = "pixels") -> Agent:
+def build(algo: str, size: str, obs: str = "pixels", *more: str) -> Agent:
     torch.manual_seed(0)
     _, shape, actions = SPACES[obs]
-    return build_agent(preset(algo, size, obs), actions, torch.device("cpu"), shape)
+    return build_agent(preset(algo, size, obs, *more), actions, torch.device("cpu"), shape)
 
 
 def widths(net: nn.Module) -> list[tuple[int, int]]:
@@ -106,13 +117,17 @@ def test_every_preset_can_be_built_at_every_size(obs: str, algo: str, size: str)
 
 
 @pytest.mark.parametrize(
-    ("obs", "algo"),
-    [("pixels", "airl"), ("pixels", "f_irl"), ("state", "bc_cnn"), ("pixels", "clare")],
+    ("obs", "algo", "part", "told"),
+    [
+        ("pixels", "gail", "reward=airl", "known of real transitions only; this model imagines"),
+        ("pixels", "mm", "reward=f_div", "need an environment, and obs=state"),
+        ("state", "bc", "world_model=frames", "does not take observations"),
+        ("pixels", "offline_ml_irl", "reward=clare", "no such option"),
+    ],
 )
-def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str) -> None:
-    told = "real transitions only|no such option|does not take observations|need an environment"
+def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str, part: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        build(algo, "debug", obs)
+        build(algo, "debug", obs, part)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +581,7 @@ def test_dac_official_is_the_codes_column() -> None:
     assert data["expert_fraction"] == 0.0, "the policy learns from its own transitions alone"
 
 
-@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.endswith("_official") and a not in PIXELS_ONLY])
+@pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a.endswith("_official") and TOLD[a] != ["pixels"]])
 def test_official_optimisers_are_plain(algo: str) -> None:
     """Algorithms 1.7: clipping, a large eps and decay are CMIL's and V-MAIL's; nor does an average act (2.5)."""
     agent = build(algo, "debug", "state")

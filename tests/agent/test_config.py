@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from agent import checkpoint, config, trainer
 from agent.build import ConfigError, pick_device
@@ -165,10 +166,12 @@ READERS = (
 def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that nobody reads would swallow what a user sets.
 
-    What other keys quote is read by them, `regime` is a name, some keys are about environment steps or demonstrations
-    only, and those of `data/_upkeep.yaml` are read where there is something to keep up.
+    What other keys quote is read by them, `regime` is a name, `algo.obs` is checked with the command line, some keys
+    are about environment steps or demonstrations only, and those of `data/_upkeep.yaml` are read where there is something to keep up.
     """
-    steps_only = {f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction", "act")}
+    steps_only = {
+        f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction", "act", "capacity")
+    }
     texts = [path.read_text() for path in CONFIGS.rglob("*.yaml")]
     quoted = {name for text in texts for name in re.findall(r"\$\{([\w.]+)\}", text)}
     upkeep = {
@@ -191,7 +194,7 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
         start(tmp_path / f"{obs}-{algo}", *given)
         known = set(leaves(load(overrides(tmp_path, *given))[0]))
         kept_up |= read & upkeep
-        read |= {"data.regime"} | quoted | upkeep | (steps_only if offline else set())
+        read |= {"data.regime", "algo.obs"} | quoted | upkeep | (steps_only if offline else set())
         read |= {"n_demos", "data.expert_fraction"} if algo in ("expert", "mopo") else set()
         # of the network that predicts the true reward where a model imagines
         read |= {"reward.hidden", "reward.layers", "reward.act"} if algo == "expert" else set()
@@ -205,7 +208,8 @@ def test_every_size_has_the_same_keys_and_all_of_them_are_used() -> None:
     used = {name for text in texts.values() for name in re.findall(r"\$\{size\.([\w.]+)\}", text)}
     used = {name for name in used if name.split(".")[0] not in used - {name}}  # a table as a whole, or entries of it
     for path in (CONFIGS / "size").glob("*.yaml"):
-        entries = read_config(path)
+        entries = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(entries, dict)
         apart = {key for key, value in entries.items() if isinstance(value, dict) and key not in used}
         keys = (set(entries) - apart) | {f"{key}.{inner}" for key in apart for inner in entries[key]}
         assert keys - {"name"} == used, path.name

@@ -172,9 +172,9 @@ def test_plain_lines_every_half_minute(run_dir: Path) -> None:
     log = logger(run_dir, total=1000, quiet=False, clock=clock, stream=stream)
     for second in range(0, 61):
         clock.now = float(second)
-        log.progress(second * 10, updates=second * 4, success=0.25, phase="training", reward=1.23456)
+        log.progress(second * 10, updates=second * 4, score="1.00 of 4", phase="training", reward=1.23456)
     lines = stream.getvalue().splitlines()
-    rates = "training  10 env steps/s  4 updates/s  success 0.25  reward 1.235"
+    rates = "training  10 env steps/s  4 updates/s  score 1.00 of 4  reward 1.235"
     assert lines == [
         f"step 300/1000  elapsed 0:00:30  left 0:01:10  {rates}",
         f"step 600/1000  elapsed 0:01:00  left 0:00:40  {rates}",
@@ -195,9 +195,9 @@ def test_the_phase_is_shown_only_while_it_is_named(run_dir: Path) -> None:
     log = logger(run_dir, quiet=False, clock=clock, stream=stream, every=1)
     for second, phase in ((1, "evaluating"), (2, "")):
         clock.now = float(second)
-        log.progress(0, success=0.5, **({"phase": phase} if phase else {}))
+        log.progress(0, score="0.50", **({"phase": phase} if phase else {}))
     first, second_line = stream.getvalue().splitlines()
-    assert "evaluating" in first and "evaluating" not in second_line and "success 0.50" in second_line
+    assert "evaluating" in first and "evaluating" not in second_line and "score 0.50" in second_line
 
 
 def test_rates_follow_the_last_half_minute_and_start_at_the_resumed_step(run_dir: Path) -> None:
@@ -211,12 +211,12 @@ def test_rates_follow_the_last_half_minute_and_start_at_the_resumed_step(run_dir
     assert " 20 env steps/s" in second_line and "left 0:03:07" in second_line
 
 
-def test_the_bar_shows_counts_times_rates_and_success(run_dir: Path) -> None:
+def test_the_bar_shows_counts_times_rates_and_the_score(run_dir: Path) -> None:
     clock, stream = Clock(), Terminal()
     with logger(run_dir, total=1000, quiet=False, clock=clock, stream=stream) as log:
         for second in range(5):
             clock.now = float(second)
-            log.progress(second * 100, updates=second * 40, success=0.5)
+            log.progress(second * 100, updates=second * 40, score="0.50")
         log.note("a note [with] brackets")
     text = stream.getvalue()
     for part in (
@@ -224,7 +224,7 @@ def test_the_bar_shows_counts_times_rates_and_success(run_dir: Path) -> None:
         "left 0:00:06",
         "100 env steps/s",
         "40 updates/s",
-        "success 0.50",
+        "score 0.50",
         "a note [with] brackets",
     ):
         assert part in text

@@ -156,5 +156,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "theorem2": str(run / "theorem2.png"),
     }
     assert plots.main([f"run={tmp_path / 'nothing'}"]) == 1
+    assert "nothing: run: no such run folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert plots.main([f"run={tmp_path / 'empty'}"]) == 1
     assert "metrics.jsonl" in capsys.readouterr().err
-    assert plots.main([]) == 2 and plots.main(["runs=x"]) == 2
+    assert plots.main([]) == 1 and plots.main(["runs=x"]) == 1
+    assert "did you mean 'run'" in capsys.readouterr().err

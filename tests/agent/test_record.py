@@ -14,6 +14,8 @@ import torch
 from agent import record
 from agent.build import build_agent
 from agent.config import read_config
+from agent.deploy import DEPLOY_SEEDS
+from agent.label import LABEL_SEEDS
 from agent.monitor import EVAL_SEEDS
 from agent.record import RECORD_SEEDS, Options
 from demos import dataset
@@ -217,7 +219,8 @@ def test_what_is_there_already_is_not_replaced_unasked(
 
 def test_seeds_are_those_of_nobody_else() -> None:
     assert RECORD_SEEDS >= EVAL_SEEDS + (1 << 29), "half of the seeds above training's are left to evaluation"
-    assert RECORD_SEEDS + (1 << 20) < 1 << 31
+    firsts = [EVAL_SEEDS, RECORD_SEEDS, DEPLOY_SEEDS, LABEL_SEEDS, 1 << 31]
+    assert all(later - first >= 1 << 27 for first, later in zip(firsts, firsts[1:], strict=False))
 
 
 @pytest.fixture(scope="module")

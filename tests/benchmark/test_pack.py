@@ -55,6 +55,17 @@ def test_the_archive_holds_a_run_in_small(trained: Path, tmp_path: Path) -> None
     assert torch.equal(acting_weights({"world": modules["world"]})["world.rssm.post_out.weight"], newest.bfloat16())
 
 
+def test_a_policy_of_states_keeps_the_scale_that_it_sees_them_at(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local(monkeypatch)
+    start(run_dir, "algo=bc", "obs=state", "data.batch=4", "data.length=2", "steps=2")
+    modules = state(run_dir)["modules"]
+    weights = acting_weights(modules)
+    for name in ("mean", "std"):
+        assert torch.equal(weights[f"world.{name}"], modules["slow"][f"world.{name}"]), "not rounded"
+
+
 def test_what_does_not_fit_is_left_out_and_named(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
