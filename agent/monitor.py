@@ -48,6 +48,14 @@ def evaluate(trainer: Trainer) -> dict[str, float] | None:
     return found
 
 
+def scored(trainer: Trainer) -> str | None:
+    """The newest score of the mode, of what an expert has where that is known; None before the first."""
+    if "mode" not in trainer.scores:
+        return None
+    full = trainer.envs.full_score
+    return f"{trainer.scores['mode']:.2f}" + (f" of {full:g}" if np.isfinite(full) else "")
+
+
 def _flat(summary: dict[str, Any], name: str) -> dict[str, float]:
     out = {}
     for key in ("score", "success"):

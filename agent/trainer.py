@@ -282,6 +282,7 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = self.imitated.add(fresh)
+        self.counters["pending"] *= seen.get("train/practice", 1.0)  # near enough: nothing follows, and nothing drifts
         if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
             seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:
@@ -341,15 +342,8 @@ class Trainer:
             updates=int(self.counters["updates"]),
             updates_left=self._updates_left(),
             phase=phase,
-            score=self._scored("mode"),
+            score=monitor.scored(self),
         )
-
-    def _scored(self, kind: str) -> str | None:
-        """The newest score, of what an expert has where that is known."""
-        if kind not in self.scores:
-            return None
-        full = self.envs.full_score
-        return f"{self.scores[kind]:.2f}" + (f" of {full:g}" if math.isfinite(full) else "")
 
     def _updates_left(self) -> float:
         """Gradient steps until the end, as far as they are known: of stages, pending ones, those of steps to come."""
@@ -388,7 +382,7 @@ class Trainer:
         self.logger.scalars(self.step, found | self._costs())
         self.logger.note(
             f"step {self.step}  updates {int(self.counters['updates'])}  {self.seconds / 60:.1f} min   "
-            f"score mode {self._scored('mode')}, sampled {found['eval/score_sampled']:.2f}"
+            f"score mode {monitor.scored(self)}, sampled {found['eval/score_sampled']:.2f}"
         )
         self._progress()
 

@@ -167,7 +167,8 @@ def test_every_key_is_read_by_somebody(tmp_path: Path, monkeypatch: pytest.Monke
     """A key that nobody reads would swallow what a user sets.
 
     What other keys quote is read by them, `regime` is a name, `algo.obs` is checked with the command line, some keys
-    are about environment steps or demonstrations only, and those of `data/_upkeep.yaml` are read where there is something to keep up.
+    are about environment steps or demonstrations only, and those of `data/_upkeep.yaml` are read where there is
+    something to keep up.
     """
     steps_only = {
         f"data.{key}" for key in ("updates_per_step", "seed_steps", "stages", "expert_fraction", "act", "capacity")

@@ -127,14 +127,22 @@ def test_a_run_clones_its_own_and_remembers_which(
 
 
 def test_a_resumed_run_rests_as_it_did(run_dir: Path, tmp_path: Path) -> None:
-    """What the policy hears of the return is part of where a run stands."""
-    rest = "data.near_enough=1000"
+    """How much is learned is part of where a run stands."""
+    start(tmp_path / "never", "data.near_enough=0.001")
+    first = next(line["train/distance"] for line in lines(tmp_path / "never") if "train/distance" in line)
+    rest = f"data.near_enough={first - 0.025}"  # half of it after the first episode
     start(tmp_path / "whole", rest)
-    heard = [line["train/loss/actor_rl"] for line in lines(tmp_path / "whole") if "train/loss/actor_rl" in line]
-    assert heard[-1] == 0
+    shares = [line["train/practice"] for line in lines(tmp_path / "whole") if "train/practice" in line]
+    assert shares[0] == pytest.approx(0.5, abs=1e-3)
     start(run_dir, rest, "steps=60")
     start(run_dir, rest)
     assert_same(run_dir, tmp_path / "whole")
-    start(tmp_path / "never", "data.near_enough=0")
-    ours, theirs = (state(run)["modules"]["policy"] for run in (run_dir, tmp_path / "never"))
-    assert any(not torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
+    ours, theirs = (state(run)["counters"]["updates"] for run in (run_dir, tmp_path / "never"))
+    assert ours < theirs
+
+
+def test_nothing_is_learned_while_own_episodes_are_near_enough(run_dir: Path) -> None:
+    start(run_dir, "data.near_enough=1000")
+    counters = state(run_dir)["counters"]
+    assert counters["updates"] == sum(value for key, value in counters.items() if key.startswith("stage"))
+    assert counters["env_steps"] == 120 and counters["episodes"] == 4
