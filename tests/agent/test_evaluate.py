@@ -15,6 +15,7 @@ import pytest
 
 from agent import collect, evaluate, video
 from agent.evaluate import Options
+from agent.finished import open_env
 from agent.monitor import EVAL_SEEDS
 from agent.score import mean_interval, rate_interval
 from envs import vector
@@ -200,3 +201,12 @@ def test_ctrl_c_ends_it_without_results(
     monkeypatch.setattr(LocalVector, "step", interrupt)
     assert evaluate.main([f"run={run}"]) == 130
     assert "interrupted" in capsys.readouterr().err and not (run / "eval.json").exists()
+
+
+def test_every_program_sees_pictures_drawn_as_the_run_did() -> None:
+    config: dict[str, Any] = {"task": {"name": "line", "options": {}}, "obs": {"name": "pixels"}}
+    for told, style in (({}, "fast"), ({"render": "faithful"}, "faithful")):
+        for obs in (None, "pixels"):
+            env = open_env(config | told, obs)
+            assert env.unwrapped.render_style == style
+            env.close()
