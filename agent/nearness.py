@@ -81,17 +81,17 @@ class Nearness:
 
 class Imitated:
     """Own episodes that are cloned beside demonstrations: those that came as near to them, when they were played, as
-    they are to each other; and how much is learned, since all rests while the newest episodes are as near.
+    they are to each other; and how much the policy practises, which rests while its newest episodes are as near.
 
     What an imagined return teaches is no better than the model, which is wrong alike in all its heads about contacts
     that it takes for good; an own episode that went where demonstrations go says what does work from where the policy
     is now (self-imitation, Oh et al. 2018, with a distance in place of a return). Nor has a return more to say once
-    nothing tells own episodes from demonstrations: followed further, it leads away again. So does cloning on: an agent
-    that is near enough stays as it is (`agent.trainer`), until an episode says otherwise.
+    nothing tells own episodes from demonstrations: followed further, it leads away again. So does cloning on, more
+    slowly: with ``data.rest_all`` the whole agent stays as it is (`agent.trainer`), until an episode says otherwise.
     """
 
     def __init__(self, nearness: Nearness, number: int, rest: float = 0.0) -> None:
-        """number: so many at most, the nearest; 0: none. rest: the distance up to which learning rests; 0: never.
+        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never.
 
         Raises ConfigError where there is nothing to rest from.
         """
@@ -119,8 +119,8 @@ class Imitated:
         return sorted(near, key=self.distances.__getitem__)[: self.number]
 
     def _practise(self) -> float:
-        """Set, and return, the share of the updates that are made, and of the imagined return that the policy hears in
-        them: none while the newest episodes are no farther than ``rest`` on average, all of it a twentieth beyond.
+        """Set, and return, the share of the imagined return that the policy hears: none of it while the newest episodes
+        are no farther than ``rest`` on average, all of it a twentieth beyond.
         """
         newest, share = list(self.distances.values())[-NEWEST:], 1.0
         if self.rest > 0 and newest:

@@ -282,7 +282,8 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = self.imitated.add(fresh)
-        self.counters["pending"] *= seen.get("train/practice", 1.0)  # near enough: nothing follows, and nothing drifts
+        if self.data["rest_all"]:  # near enough: nothing is learned, and nothing drifts
+            self.counters["pending"] *= seen.get("train/practice", 1.0)
         if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
             seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:

@@ -130,19 +130,25 @@ def test_a_resumed_run_rests_as_it_did(run_dir: Path, tmp_path: Path) -> None:
     """How much is learned is part of where a run stands."""
     start(tmp_path / "never", "data.near_enough=0.001")
     first = next(line["train/distance"] for line in lines(tmp_path / "never") if "train/distance" in line)
-    rest = f"data.near_enough={first - 0.025}"  # half of it after the first episode
-    start(tmp_path / "whole", rest)
+    rest = f"data.near_enough={first - 0.025}", "data.rest_all=true"  # half of it after the first episode
+    start(tmp_path / "whole", *rest)
     shares = [line["train/practice"] for line in lines(tmp_path / "whole") if "train/practice" in line]
     assert shares[0] == pytest.approx(0.5, abs=1e-3)
-    start(run_dir, rest, "steps=60")
-    start(run_dir, rest)
+    start(run_dir, *rest, "steps=60")
+    start(run_dir, *rest)
     assert_same(run_dir, tmp_path / "whole")
     ours, theirs = (state(run)["counters"]["updates"] for run in (run_dir, tmp_path / "never"))
     assert ours < theirs
 
 
 def test_nothing_is_learned_while_own_episodes_are_near_enough(run_dir: Path) -> None:
-    start(run_dir, "data.near_enough=1000")
+    start(run_dir, "data.near_enough=1000", "data.rest_all=true")
     counters = state(run_dir)["counters"]
     assert counters["updates"] == sum(value for key, value in counters.items() if key.startswith("stage"))
     assert counters["env_steps"] == 120 and counters["episodes"] == 4
+
+
+def test_practice_alone_rests_otherwise(run_dir: Path) -> None:
+    start(run_dir, "data.near_enough=1000")
+    heard = [line["train/loss/actor_rl"] for line in lines(run_dir) if "train/loss/actor_rl" in line]
+    assert heard[-1] == 0, "updates go on, and the return is not heard in them"
