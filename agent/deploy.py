@@ -7,7 +7,6 @@ exported policy has a copy beside it.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import sys
 import time
@@ -286,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("deploy: the command plays in the project's simulators; without the project import Deployed from here")
         return 1
     errors = DeployError, OSError
-    usage = f"{USAGE}\n\n{inspect.getdoc(Options)}"
+    usage = cli.explained(USAGE, Options)
     return cli.run(deploy, Options, argv, usage, program="agent.deploy", errors=errors, interrupted="interrupted")
 
 

@@ -5,7 +5,6 @@ Environment processes import the modules of commands, so torch stays inside func
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,8 +36,9 @@ def command(
     from agent.checkpoint import CheckpointError
 
     errors = ConfigError, CheckpointError, OSError
-    usage = f"{usage}\n\n{inspect.getdoc(options)}"
-    return cli.run(body, options, argv, usage, program=program, errors=errors, interrupted=interrupted)
+    return cli.run(
+        body, options, argv, cli.explained(usage, options), program=program, errors=errors, interrupted=interrupted
+    )
 
 
 def open_run(run: Path, weights: str = "last") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,6 @@ Figures are made with matplotlib's object interface: no display, no global state
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 import sys
@@ -242,7 +241,7 @@ def draw(options: Options) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw. Returns the exit code: 0 done, 1 a problem that is told in one line, 130 interrupted."""
-    usage = f"python -m agent.plots run=DIR\n\n{inspect.getdoc(Options)}"
+    usage = cli.explained("python -m agent.plots run=DIR", Options)
     return cli.run(draw, Options, argv, usage, program="agent.plots", errors=(OSError, ValueError))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import types
 import typing
@@ -59,6 +60,11 @@ def parse(argv: Sequence[str], options: type[Options], positional: str | None = 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether the usage is all that is wanted."""
     return bool({"-h", "--help", "help"} & set(arguments))
+
+
+def explained(usage: str, options: type[Any]) -> str:
+    """A usage line, and below it what the docstring of the dataclass says of each key."""
+    return f"{usage}\n\n{inspect.getdoc(options)}"
 
 
 def run(

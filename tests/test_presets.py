@@ -136,6 +136,7 @@ def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str, part: s
         ("hype", "state", ("penalty=ens_std_mean", "penalty.alpha=5"), "nothing is uncertain without dynamics"),
         ("mm", "state", ("starts=mixture",), "no dynamics to imagine with"),
         ("hyper", "pixels", ("starts.window=0.1",), "starts.window"),
+        ("cmil", "pixels", ("data.near_enough=0", "data.rest_all=true"), "data.rest_all: there is nothing near enough"),
         ("offline_ml_irl", "state", ("starts=replay", "starts.env_reset=0.5"), "steps no environment"),
         ("gail", "state", ("starts.env_reset=0.5",), "would also take episodes that begin within a demonstration"),
         ("gail", "state", ("reward.noise=1", "reward.noise_in_reward=true"), "reward.noise_in_reward"),
@@ -155,6 +156,19 @@ def test_expert_resets_from_pixels_show_the_model_as_many_demonstrations_as_own_
             assert (data["expert_fraction"], data["joint_batch"], data["burn_in"]) == (0.0, True, rows)
         assert preset("cmil_resets", size)["data"]["burn_in"] == rows
     assert preset("cmil", "base")["data"]["burn_in"] == 0 and preset("cmil", "base")["data"]["expert_fraction"] is None
+
+
+def test_where_cmil_begins_to_imagine() -> None:
+    """Ours from pixels on a laptop at demonstrated states, half of the time; the paper's and its code's nowhere."""
+    for size, p in (("small", 0.5), ("base", 0.0)):
+        starts = preset("cmil", size)["starts"]
+        assert (starts["kind"], starts["p"]) == ("mixture", p)
+        assert preset("cmil_resets", size)["starts"]["p"] == 0.5
+        for algo in ("cmil_official", "cmil_paper"):
+            assert preset(algo, size)["starts"]["kind"] == "replay"
+        assert preset("cmil", size, "state")["starts"]["kind"] == "replay"
+    assert preset("cmil", "small", "pixels", "starts=replay")["starts"]["kind"] == "replay"
+    assert preset("cmil", "small")["starts"] == preset("cmil_resets", "small")["starts"]
 
 
 def test_a_maze_ends_at_its_goal_and_nothing_is_better_than_to_be_there() -> None:
