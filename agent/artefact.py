@@ -77,6 +77,8 @@ def describe(run: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> 
         raise ConfigError(f"{run}: a reward of kind {kind!r} does not stand alone ({', '.join(PORTABLE)} do)")
     if config["obs"]["name"] != "state":
         raise ConfigError(f"{run}: a reward of pixels means nothing without its encoder; those of states stand alone")
+    if config["world_model"]["kind"] not in ("state", "mlp"):
+        raise ConfigError(f"{run}: a reward of a recurrent model's features means nothing without that model")
     if config["data"].get("termination") == "absorbing":
         raise ConfigError(f"{run}: a reward of absorbing states, too, does not stand alone: data.termination=mask")
     layout, clipped = state["replay"]["layout"], config["world_model"]["normalise"]

@@ -33,7 +33,7 @@ from agent.reward.truth import TruthReward
 from agent.starts import MixtureStarts, ReplayStarts
 from models.actor_critic import SquashedActor
 from models.dists import CategoricalLatent, GaussianLatent
-from models.state_model import StateEnsemble, StateModel
+from models.state_model import RecurrentStateModel, StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
 
 Config = Mapping[str, Any]
@@ -43,7 +43,7 @@ def _without(config: Config, *names: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in names}
 
 
-def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel:
+def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel | RecurrentStateModel:
     latent: GaussianLatent | CategoricalLatent
     if config["latent"] == "gaussian":
         latent = GaussianLatent(config["stoch"])
@@ -51,7 +51,10 @@ def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel:
         latent = CategoricalLatent(config["stoch"], config["classes"])
     else:
         raise ConfigError(f"world_model.latent: {config['latent']!r} is none of gaussian, categorical")
-    return PixelWorldModel(action=action, latent=latent, **_without(config, "kind", "latent", "stoch", "classes"))
+    options = _without(config, "kind", "latent", "stoch", "classes")
+    if config["kind"] == "rssm_state":
+        return RecurrentStateModel(obs[0], action=action, latent=latent, **options)
+    return PixelWorldModel(action=action, latent=latent, **options)
 
 
 def _frozen(config: Config, world: Any, action: int) -> FrozenReward:
@@ -80,6 +83,7 @@ def _truth(config: Config, world: Any, action: int) -> TruthReward | FittedRewar
 
 WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
     "rssm": _rssm,
+    "rssm_state": _rssm,
     "frames": lambda config, action, obs: FrameStack(action=action, **_without(config, "kind")),
     "state": lambda config, action, obs: StateModel(obs[0], **_without(config, "kind")),
     "mlp": lambda config, action, obs: StateEnsemble(obs[0], action, **_without(config, "kind")),
@@ -132,7 +136,7 @@ def build_agent(config: Config, action: int, device: torch.device, obs: tuple[in
     torch's seed. Raises ConfigError.
     """
     kind = config["world_model"]["kind"]
-    if (kind in ("state", "mlp")) != (len(obs) == 1):
+    if (kind in ("state", "mlp", "rssm_state")) != (len(obs) == 1):
         raise ConfigError(f"world_model={kind} does not take observations of shape {obs}: choose it by obs=")
     termination = config["data"].get("termination", "mask")  # runs of earlier versions tell none
     flagged = termination == "absorbing"

@@ -37,9 +37,9 @@ FIRST = (
 )
 SHOWN = ("eval.json", "eval-chosen.json", "curves.png", "theorem2.png")
 # Of the world model acting needs the encoder and the posterior, of states their normaliser; of the policy the actor.
-ACTING = ("world.encoder.", "world.rssm.", "world.project.", "world.mean", "world.std", "policy.actor.")
+EXACT = ("world.mean", "world.std", "world.low", "world.high")  # three digits of a height are none of a step
+ACTING = ("world.encoder.", "world.rssm.", "world.project.", *EXACT, "policy.actor.")
 IDLE = ("world.rssm.prior_",)
-EXACT = ("world.mean", "world.std")  # three digits of a height are none of a step
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,41 @@
-"""World models for state observations (algorithms 4.3, part W): ``StateModel`` (no dynamics) and ``StateEnsemble``."""
+"""World models for state observations (algorithms 4.3, part W): ``StateModel`` (no dynamics), ``StateEnsemble`` (states
+are all there is to know) and ``RecurrentStateModel`` (they are not).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.latent import HeadStats, Latent, Losses
 from models.mlp_ensemble import FitOptions, MLPEnsemble, layer_l2
+from models.nets import MLP
 from models.termination import TERMINATIONS
-from models.world_model import Chunk
+from models.world_model import Chunk, RecurrentModel
 
 CLIP = 10.0  # normalised states are clipped to +-CLIP standard deviations
 
 
-class StateModel(nn.Module):
-    """The state is the feature; there are no dynamics and nothing to train.
+class Scaled:
+    """Statistics that states are normalised by, kept in a module's buffers ``mean`` and ``std``: (state - mean) / std
+    clipped to +-10; 0 and 1 until ``set_normaliser``.
 
-    With ``normalise`` the feature is (state - mean) / std clipped to +-10, with statistics set by ``set_normaliser``;
-    until then they are 0 and 1. Features computed before a change of statistics mean something else afterwards: set
-    them before anything learns, and again only together with a new ``fit`` (algorithms 4.3, contract of ``feat``).
+    Features computed before a change of statistics mean something else afterwards: set them before anything learns, and
+    again only together with a new ``fit`` (algorithms 4.3, contract of ``feat``).
 
     std_floor: least std, in the state's own units, so that an entry that hardly moves in the demonstrations does not
     jump to the clip where the agent moves it a little.
-
-    flagged: features have one entry more, 1 in the absorbing state, which is 0 otherwise, and 0 in all others; states
-    without it (the environment's) are none (algorithms 1.4).
     """
 
-    can_imagine = False
-    learns = "none"
     mean: Tensor
     std: Tensor
-
-    def __init__(self, obs: int, *, normalise: bool = False, std_floor: float = 1e-2, flagged: bool = False) -> None:
-        super().__init__()
-        self.feat, self.normalise, self.std_floor, self.flagged = obs + flagged, normalise, std_floor, flagged
-        self.register_buffer("mean", torch.zeros(self.feat))
-        self.register_buffer("std", torch.ones(self.feat))
+    normalise: bool
+    std_floor: float
 
     @property
     def has_statistics(self) -> bool:
@@ -50,6 +47,23 @@ class StateModel(nn.Module):
         if self.normalise:
             self.mean[: states.shape[1]] = states.mean(0)
             self.std[: states.shape[1]] = states.std(0, correction=0).clamp_min(self.std_floor)
+
+
+class StateModel(Scaled, nn.Module):
+    """The state is the feature; there are no dynamics and nothing to train.
+
+    flagged: features have one entry more, 1 in the absorbing state, which is 0 otherwise, and 0 in all others; states
+    without it (the environment's) are none (algorithms 1.4).
+    """
+
+    can_imagine = False
+    learns = "none"
+
+    def __init__(self, obs: int, *, normalise: bool = False, std_floor: float = 1e-2, flagged: bool = False) -> None:
+        super().__init__()
+        self.feat, self.normalise, self.std_floor, self.flagged = obs + flagged, normalise, std_floor, flagged
+        self.register_buffer("mean", torch.zeros(self.feat))
+        self.register_buffer("std", torch.ones(self.feat))
 
     def latent(self, state: Tensor) -> Latent:
         """Raw states (..., d) -> Latent (...) with feat = (normalised) state."""
@@ -212,3 +226,75 @@ class StateEnsemble(StateModel):
     def terminated(self, feat: Tensor) -> Tensor:
         """Does the task's rule end an episode that arrives at feat (..., F)? (...) bool."""
         return self.ends(self.state(feat))
+
+
+class StateEncoder(nn.Module):
+    """Two hidden layers: (n, d) -> (n, size)."""
+
+    def __init__(self, obs: int, size: int) -> None:
+        super().__init__()
+        self.net, self.size = MLP(obs, size, hidden=size, layers=1), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised states to embeddings."""
+        return F.elu(self.net(x))
+
+
+class RecurrentStateModel(Scaled, RecurrentModel):
+    """The recurrent model of states (..., d): for what a single state does not tell, as how far a task has come, and
+    for what it tells too much of, as where exactly an object was put down, which a few demonstrations have learned by
+    heart.
+
+    obs_std: std of the Gaussian likelihood of normalised states. blur: std of an offset that is added to all states of
+    a chunk alike, as pictures are shifted (``PixelWorldModel``): what is seen is elsewhere each time, and motion stays
+    motion. margin: by how many standard deviations an entry may leave the range of what statistics are of; it is cut
+    there, so that what never moved in the demonstrations, as a knob that the arm brushes against, throws nobody off.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        obs: int,
+        *,
+        obs_std: float = 1.0,
+        blur: float = 0.0,
+        margin: float = CLIP,
+        std_floor: float = 1e-2,
+        hidden: int,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            StateEncoder(obs, hidden), lambda feat: MLP(feat, obs, hidden=hidden, layers=2), hidden=hidden, **options
+        )
+        self.obs_std, self.blur, self.margin = obs_std, blur, margin
+        self.normalise, self.std_floor = True, std_floor
+        for name, value in (("mean", 0.0), ("std", 1.0), ("low", -CLIP), ("high", CLIP)):
+            self.register_buffer(name, torch.full((obs,), value))
+
+    def set_normaliser(self, states: Tensor) -> None:
+        """Mean, std and range of states (n, d)."""
+        super().set_normaliser(states)
+        least, most = ((x - self.mean) / self.std for x in states.aminmax(dim=0))
+        self.low.copy_((least - self.margin).clamp_min(-CLIP))
+        self.high.copy_((most + self.margin).clamp_max(CLIP))
+
+    def _scaled(self, obs: Tensor) -> Tensor:
+        return torch.clamp((obs.to(self.mean.dtype) - self.mean) / self.std, self.low, self.high)
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """States (n, d) -> (n, E)."""
+        return self.encoder(self._scaled(obs))
+
+    def missed(self, feat: Tensor, obs: Tensor) -> tuple[Losses, dict[str, Tensor]]:
+        """Squared error in units of ``obs_std``, summed over entries."""
+        error = (self.decoder(feat).float() - self._scaled(obs)).square().sum(-1).mean()
+        return Losses(state=0.5 * error / self.obs_std**2), {"state_error": error.detach()}
+
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk with a random offset each, so that it is not learned by heart."""
+        if self.blur == 0:
+            return chunk
+        offset = self.blur * self.std * torch.randn_like(chunk.obs[:, :1])
+        return replace(chunk, obs=chunk.obs + offset)

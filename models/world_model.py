@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -81,15 +82,14 @@ def scale_image(image: Tensor) -> Tensor:
     return image.float() / 255.0 - 0.5
 
 
-class PixelWorldModel(nn.Module):
-    """Encoder, RSSM ensemble, decoder (algorithms 2.1) and, optionally, a behaviour head.
+class RecurrentModel(nn.Module):
+    """Encoder, RSSM ensemble, decoder (algorithms 2.1) and, optionally, a behaviour head: all but what kind of
+    observations it sees.
 
-    ``decode_rows`` > 0 reconstructs that many random rows of each chunk: an unbiased estimate of the image likelihood
-    for a
+    ``decode_rows`` > 0 reconstructs that many random rows of each chunk: an unbiased estimate of the likelihood for a
     fraction of its cost. ``behaviour_scale`` > 0 adds a head that predicts the expert's next action from the feature,
-    *with*
-    gradient into the model, so that what the expert reacts to is represented before reconstruction finds it (small
-    sizes).
+    *with* gradient into the model, so that what the expert reacts to is represented before reconstruction finds it
+    (small sizes).
     """
 
     can_imagine = True
@@ -97,9 +97,10 @@ class PixelWorldModel(nn.Module):
 
     def __init__(
         self,
+        encoder: Any,
+        decoder: Callable[[int], nn.Module],
         *,
         action: int,
-        depth: int,
         latent: GaussianLatent | CategoricalLatent,
         deter: int,
         hidden: int,
@@ -108,40 +109,43 @@ class PixelWorldModel(nn.Module):
         kl_balance: float = 0.8,
         free_nats: float = 1.0,
         decode_rows: int = 0,
-        shift: int = 0,
-        act: str = "elu",
         behaviour_scale: float = 0.0,
         behaviour_hidden: int = 200,
     ) -> None:
+        """encoder: (n, ...) -> (n, ``encoder.size``). decoder: makes one of features of a size."""
         super().__init__()
-        self.encoder = Encoder(depth, act=act)
-        self.rssm = RSSM(latent, deter=deter, hidden=hidden, members=members, embed=self.encoder.size, action=action)
+        self.encoder = encoder
+        self.rssm = RSSM(latent, deter=deter, hidden=hidden, members=members, embed=encoder.size, action=action)
         self.feat = latent.stoch + deter
-        self.decoder = Decoder(self.feat, depth, act=act)
+        self.decoder = decoder(self.feat)
         self.behaviour = MLP(self.feat, action, hidden=behaviour_hidden, layers=2) if behaviour_scale > 0 else None
         self.kl_scale, self.kl_balance, self.free_nats = kl_scale, kl_balance, free_nats
-        self.decode_rows, self.shift, self.behaviour_scale = decode_rows, shift, behaviour_scale
+        self.decode_rows, self.behaviour_scale = decode_rows, behaviour_scale
 
-    def embed(self, image: Tensor) -> Tensor:
-        """uint8 frames (B, T, 64, 64, 3) -> (B, T, E)."""
-        return self.encoder(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+    def encode(self, obs: Tensor) -> Tensor:
+        """Observations (n, ...) -> (n, E)."""
+        return self.encoder(obs)
 
-    def decode(self, feat: Tensor) -> Tensor:
-        """feat (..., F) -> image mean (..., 64, 64, 3) in [-.5, .5]."""
-        return self.decoder(feat.flatten(0, -2)).float().unflatten(0, feat.shape[:-1])
+    def embed(self, obs: Tensor) -> Tensor:
+        """Observations (B, T, ...) -> (B, T, E)."""
+        return self.encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+
+    def missed(self, feat: Tensor, obs: Tensor) -> tuple[Losses, dict[str, Tensor]]:
+        """Negative log-likelihood of observations (B, T, ...) at feat (B, T, F), and metrics."""
+        raise NotImplementedError
 
     def augmented(self, chunk: Chunk) -> Chunk:
-        """The chunk with its frames shifted at random, so that it is not learned by heart."""
-        return replace(chunk, obs=random_shift(chunk.obs, self.shift))
+        """The chunk as it is learned from."""
+        raise NotImplementedError
 
     def observe(self, chunk: Chunk) -> Latent:
         """Posteriors (B, T) of a chunk, sampled, from zero initial states."""
         return self.rssm.observe(self.embed(chunk.obs), chunk.action, chunk.is_first)
 
     def loss(self, chunk: Chunk) -> tuple[Losses, Latent, dict[str, Tensor]]:
-        """Negative ELBO: unit-Gaussian image likelihood (summed over pixels, mean over B, T) + balanced KL.
+        """Negative ELBO: unit-Gaussian likelihood (summed over entries, mean over B, T) + balanced KL.
 
-        Shifted frames are seen, frames as they are reconstructed: latents need not say where the camera stands, nor
+        What is seen is augmented, what is to be reconstructed is not: latents need not say where the camera stands, nor
         the decoder draw the same room in every place.
         """
         z = self.observe(self.augmented(chunk))
@@ -154,9 +158,9 @@ class PixelWorldModel(nn.Module):
             rows = torch.rand(b, t, device=feat.device).argsort(1)[:, : self.decode_rows]
             pick = torch.arange(b, device=feat.device)[:, None]
             feat, target = feat[pick, rows], target[pick, rows]
-        error = (self.decode(feat) - scale_image(target)).square().flatten(2).sum(-1).mean()
-        losses = Losses(image=0.5 * error, kl=self.kl_scale * kl)
-        metrics = {"image_error": error.detach(), "kl": kl_value}
+        losses, metrics = self.missed(feat, target)
+        losses["kl"] = self.kl_scale * kl
+        metrics["kl"] = kl_value
         if self.behaviour is not None:
             # pair (feat_t, action_{t+1}) of expert rows only
             keep = (chunk.expert[:, None] & chunk.valid[:, :-1] & ~chunk.is_first[:, 1:]).float()
@@ -174,8 +178,8 @@ class PixelWorldModel(nn.Module):
     def filter(
         self, obs: Tensor, action: Tensor, is_first: Tensor, carry: Latent, *, sample: bool = True
     ) -> tuple[Latent, Latent]:
-        """One posterior step: obs (n, 64, 64, 3) uint8, the action that led to it (n, A), is_first (n,)."""
-        z = self.rssm.filter(self.encoder(obs), action, is_first, carry, sample=sample)
+        """One posterior step: obs (n, ...), the action that led to it (n, A), is_first (n,)."""
+        z = self.rssm.filter(self.encode(obs), action, is_first, carry, sample=sample)
         return z, z
 
     def step(
@@ -187,6 +191,28 @@ class PixelWorldModel(nn.Module):
     def terminated(self, feat: Tensor) -> Tensor:
         """Nowhere: there is no discount head."""
         return torch.zeros_like(feat[..., 0], dtype=torch.bool)
+
+
+class PixelWorldModel(RecurrentModel):
+    """The recurrent model of pictures (..., 64, 64, 3) uint8."""
+
+    def __init__(self, *, depth: int, shift: int = 0, act: str = "elu", **options: Any) -> None:
+        """shift: pixels by which chunks are shifted at random, at most. options: see ``RecurrentModel``."""
+        super().__init__(Encoder(depth, act=act), lambda feat: Decoder(feat, depth, act=act), **options)
+        self.shift = shift
+
+    def decode(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> image mean (..., 64, 64, 3) in [-.5, .5]."""
+        return self.decoder(feat.flatten(0, -2)).float().unflatten(0, feat.shape[:-1])
+
+    def missed(self, feat: Tensor, obs: Tensor) -> tuple[Losses, dict[str, Tensor]]:
+        """Squared error, summed over pixels."""
+        error = (self.decode(feat) - scale_image(obs)).square().flatten(2).sum(-1).mean()
+        return Losses(image=0.5 * error), {"image_error": error.detach()}
+
+    def augmented(self, chunk: Chunk) -> Chunk:
+        """The chunk with its frames shifted at random, so that it is not learned by heart."""
+        return replace(chunk, obs=random_shift(chunk.obs, self.shift))
 
     def open_loop(self, chunk: Chunk, context: int) -> Tensor:
         """Observe ``context`` rows, then imagine with the recorded actions: image means (B, T, 64, 64, 3) in [0, 1]."""

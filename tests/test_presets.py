@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import inspect
 import textwrap
@@ -42,7 +43,7 @@ from models.mlp_ensemble import FitOptions, MLPEnsemble
 from models.nets import MLP, Decoder, Encoder, StackedMLP
 from models.reward_net import CostNet, RatioNet, RewardNet, RunningMoments
 from models.rssm import RSSM
-from models.state_model import StateEnsemble, StateModel
+from models.state_model import RecurrentStateModel, StateEnsemble, StateModel
 from models.world_model import FrameStack, PixelWorldModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,8 +74,14 @@ def test_other_observations_are_refused() -> None:
 
 
 @functools.cache
+@functools.cache
+def composed(*arguments: str) -> dict[str, Any]:
+    return load_config(list(arguments))[0]
+
+
 def preset(algo: str, size: str, obs: str = "pixels", *more: str) -> dict[str, Any]:
-    return load_config([f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more])[0]
+    arguments = (f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more)
+    return copy.deepcopy(composed(*arguments))
 
 
 def build(algo: str, size: str, obs: str = "pixels", *more: str) -> Agent:
@@ -291,6 +298,14 @@ def test_no_option_is_accepted_and_then_ignored(cls: type) -> None:
     assert stored <= read
 
 
+def _options(cls: type) -> set[str]:
+    """Names of what a class takes, also of what it passes on to the class that it extends."""
+    given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    base = next(base for base in cls.__mro__[1:] if "__init__" in vars(base))
+    more = _options(base) if any(p.kind is p.VAR_KEYWORD for p in given) else set()
+    return more | {p.name for p in given if p.kind is not p.VAR_KEYWORD}
+
+
 def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
     """Defaults in code that no file shows could not be found in a run's config.yaml."""
     cmil, frames = preset("cmil", "small"), preset("bc_cnn", "small")
@@ -298,6 +313,7 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
     td3 = preset("hype", "small", "state", "policy=td3_bc")
     parts: list[tuple[type, dict[str, Any]]] = [
         *((PixelWorldModel, cmil["world_model"]), (FrameStack, frames["world_model"])),
+        (RecurrentStateModel, preset("cmil_recurrent", "small", "state")["world_model"]),
         *((StateModel, hype["world_model"]), (StateEnsemble, hyper["world_model"])),
         *((BCEReward, preset(algo, "small", obs)["reward"]) for obs, algo in (("pixels", "cmil"), ("state", "gail"))),
         *(
@@ -316,8 +332,8 @@ def test_every_option_of_a_part_is_set_by_a_configuration() -> None:
         *((ReplayStarts, hype["starts"]), (MixtureStarts, hyper["starts"])),
     ]
     for cls, node in parts:
-        positional = {"self", "obs", "feat", "action"}
-        options = set(inspect.signature(cls).parameters) - positional
+        positional = {"self", "obs", "feat", "action", "encoder", "decoder"}
+        options = _options(cls) - positional
         assert options - set(node) <= {"behaviour_hidden", "flagged"}, cls.__name__  # flagged: data.termination
 
 

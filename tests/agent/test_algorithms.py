@@ -25,7 +25,7 @@ STATE = ("bc", "mm", "bc_reg", "filter", "hype", "hype_filter", "gail", "airl", 
 OFFLINE = ("offline_ml_irl", "aihf_offline", "mopo")  # learn from recorded transitions
 PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "cmil_resets", "vmail", "bc_rssm",
           "bc_cnn", "iq_learn", "value_dice", "ml_irl", "offline_ml_irl", "aihf", "aihf_offline")  # fmt: skip
-STATE += ("clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
+STATE += ("cmil_recurrent", "clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
           "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official",
           "dac_official", "airl_official")  # fmt: skip
@@ -38,7 +38,7 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
          "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "mm_official",
-         "bc_reg_official", "filter_official", "dac_official", "airl_official")  # fmt: skip
+         "bc_reg_official", "filter_official", "dac_official", "airl_official", "cmil_recurrent")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
                 "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
@@ -61,6 +61,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
     "mopo_official": (*FIXED, "size.offline_fit_reward=10", "data.rollout_horizon=[2,2,0,1]"),
     "rlhf": ("data.reward_steps=4",),
+    "cmil_recurrent": ("data.batch=2", "data.length=6", "size.pretrain=2", "data.updates_per_step=0.07"),
     "f_irl_official": ("reward.ratio_steps=10",),
 }
 
@@ -80,7 +81,8 @@ def settings(obs: str, algo: str) -> tuple[str, ...]:
     if algo.startswith("bc") and not algo.startswith("bc_reg"):
         return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
     more = ("steps=90", "eval.every=90")
-    fit = ("world_model.max_updates=20",) if obs == "state" and algo.startswith(("hyper", "cmil")) else ()
+    fitted = obs == "state" and algo.startswith(("hyper", "cmil")) and algo != "cmil_recurrent"
+    fit = ("world_model.max_updates=20",) if fitted else ()
     if algo == "cmil_offline_to_online":
         more += (f"dataset={line() if obs == 'state' else shipped('line')}",)
     return (f"algo={algo}", *SMALL[obs], *more, *fit, *told, *MORE.get(algo, ()))

@@ -159,6 +159,7 @@ READERS = (
     *(("state", algo, (f"dataset={line()}", "size.epoch=1")) for algo in ("offline_ml_irl", "mopo")),
     ("state", "clare", (f"dataset={line()}", "size.epoch=1", "data.reward_start=10", "penalty=ens_std_mean")),
     ("state", "hype", ("policy=td3_bc",)),
+    ("state", "cmil_recurrent", ()),
     ("state", "aihf", (f"preferences={comparisons()}",)),
 )
 

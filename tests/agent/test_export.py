@@ -25,11 +25,12 @@ from demos import dataset
 from envs.make import make
 from tests.agent.runs import local, start
 
-# a recurrent latent, frames, a normalised state; and categorical latents
+# a recurrent latent, frames, a normalised state; categorical latents, and a recurrent latent of states
 RUNS = {
     "rssm": ("algo=cmil", "obs=pixels"),
     "categorical": ("algo=cmil", "obs=pixels", "world_model.latent=categorical"),
     "frames": ("task=count", "algo=bc_cnn", "obs=pixels", "data.length=4", "optim.actor.lr=1e-6"),
+    "recurrent": ("algo=cmil_recurrent", "obs=state"),
     "state": ("algo=mm", "obs=state", "data.updates_per_step=0.2", "data.batch=8"),
 }
 
