@@ -53,11 +53,15 @@ def permutation_test(a: np.ndarray, b: np.ndarray, draws: int = 10_000) -> float
     return float((1 + ((signs * difference).mean(1) >= difference.mean()).sum()) / (draws + 1))
 
 
-@pytest.mark.parametrize("algo", ["cmil", "cmil_resets", "hyper"])
-def test_cloning_and_imagination_learn_line_from_pixels(run_dir: Path, algo: str) -> None:
+@pytest.mark.parametrize(
+    ("obs", "algo"),
+    [("pixels", "cmil"), ("pixels", "cmil_resets"), ("pixels", "hyper"), ("state", "cmil_recurrent")],
+    ids=lambda value: value,
+)
+def test_cloning_and_imagination_learn_line(run_dir: Path, obs: str, algo: str) -> None:
     """Algorithms 5.7.1: better than random, and 90 % of the expert."""
     settings = ("n_demos=10", "steps=3000", "eval.every=3000", "data.updates_per_step=0.2", "log_every=100")
-    train(run_dir, f"algo={algo}", *settings, "data.batch=4", "data.length=10", "size.horizon=5")
+    train(run_dir, f"algo={algo}", f"obs={obs}", *settings, "data.batch=4", "data.length=10", "size.horizon=5")
     mode, sampled, expert, chance = judged(run_dir)
     for scores in (mode, sampled):
         assert permutation_test(scores, chance) < 0.001, (scores.mean(), chance.mean())
@@ -72,12 +76,13 @@ IMAGINED = ("n_demos=10", "steps=1500", "eval.every=1500", "log_every=100", "dat
             "size.clone=0", "optim.world.lr=1e-3", "optim.actor.lr=3e-4", "optim.critics.lr=1e-3",
             "optim.reward.lr=1e-3")  # fmt: skip
 SMOOTH = ("reward.noise=0", "reward.gp=bound", "reward.gp_weight=1")
-CMIL = ("algo=cmil", *IMAGINED, *SMOOTH, "penalty.alpha=0.3")
+CMIL = (*IMAGINED, *SMOOTH, "penalty.alpha=0.3")
 
 
-def test_imagination_alone_learns_line_from_pixels(run_dir: Path) -> None:
+@pytest.mark.parametrize("method", [("algo=cmil",), ("algo=cmil_recurrent", "obs=state")], ids=["pixels", "state"])
+def test_imagination_alone_learns_line(run_dir: Path, method: tuple[str, ...]) -> None:
     """Without a demonstrated action half of the expert's score, the discriminator's work alone."""
-    train(run_dir, *CMIL)
+    train(run_dir, *method, *CMIL)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) < 0.001 and mode.mean() >= 0.5 * expert.mean(), (mode.mean(), expert.mean())
 
@@ -107,7 +112,7 @@ def test_imagination_follows_the_reward(run_dir: Path, monkeypatch: pytest.Monke
     """The same with its sign turned: the goal is what the policy keeps away from."""
     honest = BCEReward.reward
     monkeypatch.setattr(BCEReward, "reward", lambda self, x: -honest(self, x))
-    train(run_dir, *CMIL)
+    train(run_dir, "algo=cmil", *CMIL)
     mode, _, expert, chance = judged(run_dir)
     assert permutation_test(mode, chance) > 0.1 and mode.mean() < 0.3 * expert.mean(), (mode.mean(), chance.mean())
 
