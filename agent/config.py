@@ -73,6 +73,10 @@ _LEAST = {
     "world_model.batch": 1,
     "world_model.hidden": 1,
     "world_model.holdout": 0,
+    "world_model.obs_std": 1e-3,
+    "world_model.blur": 0,
+    "world_model.margin": 0,
+    "world_model.std_floor": 1e-9,
 }
 _MOST = {  # the same at the other end
     "seed": (1 << 32) - 1,

@@ -291,6 +291,12 @@ def test_mistakes_are_named_in_one_line(argument: str, expected: str) -> None:
     assert expected in text and "\n" not in text and "http" not in text
 
 
+@pytest.mark.parametrize(("key", "value"), [("obs_std", "0"), ("margin", "-1"), ("std_floor", "0")])
+def test_a_model_of_states_divides_by_nothing_and_cuts_nothing_away(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"world_model\.{key}={value}: expected at least"):
+        load_config(["task=line", "size=debug", "obs=state", "algo=cmil_recurrent", f"world_model.{key}={value}"])
+
+
 @pytest.mark.parametrize(
     "path", ["a=b,c", "runs/x(1)", "it's {here}", "50%", "a b", "[1", "back\\slash", "123", "null1"]
 )
