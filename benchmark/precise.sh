@@ -14,7 +14,7 @@ for seed in "${seeds[@]:-0}"; do
   train task=antmaze-umaze algo=mm seed="$seed" steps=20000 eval.every=5000 run="$maze-mm-s$seed"
   train task=antmaze-umaze algo=hyper_bc data.updates_per_step=5 seed="$seed" steps=8000 eval.every=2000 run="$maze-hyper-s$seed"
   train task=kitchen algo=cmil seed="$seed" steps=2800 eval.every=1400 run="$kitchen-cmil-s$seed"
-  train task=kitchen algo=cmil_recurrent seed="$seed" run="$kitchen-recurrent-s$seed" # with a memory
+  train task=kitchen algo=cmil_recurrent seed="$seed" steps=0 run="$kitchen-recurrent-s$seed" # a clone with a memory
   train task=kitchen algo=hyper_bc data.updates_per_step=5 seed="$seed" steps=5600 eval.every=1400 run="$kitchen-hyper-s$seed"
   train task=baoding algo=bc seed="$seed" steps=10000 eval.every=5000 run="$hand-bc-s$seed"
   train task=baoding algo=hyper_bc data.updates_per_step=5 seed="$seed" steps=3000 eval.every=1000 run="$hand-hyper-s$seed"

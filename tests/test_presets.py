@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import functools
 import inspect
 import textwrap
@@ -74,14 +73,8 @@ def test_other_observations_are_refused() -> None:
 
 
 @functools.cache
-@functools.cache
-def composed(*arguments: str) -> dict[str, Any]:
-    return load_config(list(arguments))[0]
-
-
 def preset(algo: str, size: str, obs: str = "pixels", *more: str) -> dict[str, Any]:
-    arguments = (f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more)
-    return copy.deepcopy(composed(*arguments))
+    return load_config([f"algo={algo}", f"size={size}", f"obs={obs}", f"task={SPACES[obs][0]}", *more])[0]
 
 
 def build(algo: str, size: str, obs: str = "pixels", *more: str) -> Agent:
