@@ -21,11 +21,14 @@ import numpy as np
 
 from agent.finished import command, open_envs, open_run, restore, robot_of
 from demos.dataset import write_atomic
+from envs.errors import EnvError
 
 if TYPE_CHECKING:
     from agent.agent import Agent
     from agent.collect import Trace
 
+SIZE = 256  # of a video, pixels
+FRAMES = 200  # of a video that is drawn for it, at most
 USAGE = (
     "python -m agent.evaluate run=DIR [episodes=50] [seed=1000] [envs=one a core] [videos=true] "
     "[mode=both|mode|sampled] [weights=last|best|chosen] [recordings=PATH] [device=auto]"
@@ -64,7 +67,7 @@ class Options:
     episodes    how many, of each kind of actions
     seed        episode i runs with EVAL_SEEDS + seed + i, which training never saw
     envs        environment processes; 0: one a core
-    videos      best and worst episode, from pixels
+    videos      best and worst episode; from state they are played again, to be drawn
     mode        mode (the policy's most likely actions), sampled, or both
     weights     last: the newest; best: those that scored best when the run was monitored; chosen: those whose own
                 episodes came nearest to the demonstrations, without a score (`agent.kept`)
@@ -139,6 +142,12 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
             ends = ends or found
         progress.close()
         subtasks, count, note = envs.subtasks, len(envs), envs.note
+        clips: list[np.ndarray] = []
+        if options.videos and ends is not None and (obs["name"] == "pixels" or simulated(config)):
+            try:
+                clips = [_frames(envs, trace, obs["name"]) for trace in ends]
+            except EnvError as error:  # the figures do not need them
+                note = "; ".join([*([note] if note else []), f"no videos: {error}"])
     if options.weights == "best" and not simulated(config):
         note = "; ".join([*([note] if note else []), "these weights were chosen by their scores on them"])
     report: dict[str, Any] = {
@@ -155,11 +164,11 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions(device),
     }
-    if options.videos and obs["name"] == "pixels" and ends is not None:
+    if clips and ends is not None:
         kind = KINDS[options.mode][0][0]
         of = "eval" if options.weights == "last" else f"eval-{options.weights}"
-        named = zip(("best", "worst"), ends, strict=True)
-        report["videos"] = {n: _video(options.run, f"{of}-{n}-episode", n, kind, t) for n, t in named}
+        named = zip(("best", "worst"), clips, ends, strict=True)
+        report["videos"] = {n: _video(options.run, f"{of}-{n}-episode", c, f"{n}, {kind}", t) for n, c, t in named}
     write_atomic(options.run / REPORT[options.weights], json.dumps(report, indent=1).encode())
     _print(report, options.run, stream)
     return report
@@ -224,12 +233,33 @@ def _summary(traces: Sequence[Trace], subtasks: Sequence[str]) -> dict[str, Any]
     return {**summarise(traces, subtasks), "tasks_solved": solved, "each": each}
 
 
-def _video(run: Path, file: str, name: str, kind: str, trace: Trace) -> str:
+def _frames(envs: Any, trace: Trace, obs: str) -> np.ndarray:
+    """(T, 256, 256, 3) uint8, every second row of an episode: its pictures, or, from state, those of the same actions
+    after a reset to the same seed, of a long episode ``FRAMES`` at most.
+
+    Raises EnvError when nothing can draw, or when the same actions lead elsewhere.
+    """
+    from agent import video
+
+    if obs == "pixels":
+        return video.upscale(np.stack(trace.obs[::2]), max(1, SIZE // trace.obs[0].shape[0]))
+    every = max(2, -(-len(trace.obs) // FRAMES))
+    row, _ = envs.reset_at(0, trace.seed)
+    frames = [envs.render_at(0, SIZE)]
+    for t, action in enumerate(trace.action[1:], start=1):
+        row = envs.step(action[None])[0][0]
+        if t % every == 0:
+            frames.append(envs.render_at(0, SIZE))
+    if not np.array_equal(row, trace.obs[-1]):
+        raise EnvError(f"the actions of seed {trace.seed} lead elsewhere when they are played again")
+    return np.stack(frames)
+
+
+def _video(run: Path, file: str, frames: np.ndarray, name: str, trace: Trace) -> str:
     """Write RUN/videos/FILE.gif (and .mp4 where ffmpeg is there); returns its path in the run folder."""
     from agent import video
 
-    frames = video.upscale(np.stack(trace.obs[::2]), 4)
-    frames = video.label(frames, f"{name}: score {trace.score:.3g}, {kind}, seed {trace.seed}")
+    frames = video.label(frames, f"{name}: score {trace.score:.4g}, seed {trace.seed}")
     path = run / "videos" / f"{file}.gif"
     video.write_gif(path, frames, fps=20)
     video.write_mp4(path.with_suffix(".mp4"), frames, fps=20)

@@ -19,6 +19,7 @@ from agent.finished import open_env
 from agent.monitor import EVAL_SEEDS
 from agent.score import mean_interval, rate_interval
 from envs import vector
+from envs.errors import RenderingError
 from tests.agent.runs import LocalVector, local, start, state
 
 
@@ -112,6 +113,67 @@ def test_only_the_best_and_the_worst_episode_keep_their_frames(run: Path, monkey
     evaluate.evaluate(Options(run, episodes=5, envs=2))
     assert held == [0, 0]
     assert [frames.shape for frames in shown] == [(16, 256 + video.LABEL_HEIGHT, 256, 3)] * 2
+
+
+@pytest.fixture(scope="module")
+def from_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run from state with a checkpoint."""
+    run = tmp_path_factory.mktemp("evaluate") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        local(patch)
+        start(run, "obs=state", "algo=bc", "steps=2", "eval.every=2")
+    yield run
+
+
+@pytest.mark.usefixtures("in_process")
+def test_from_state_the_best_and_the_worst_episode_are_drawn(from_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second row; the pictures are those of the states that the episode went through."""
+    shown: dict[str, np.ndarray] = {}
+    ends: list[collect.Trace] = []
+    frames = evaluate._frames
+
+    def look(envs: Any, trace: collect.Trace, obs: str) -> np.ndarray:
+        ends.append(trace)
+        return frames(envs, trace, obs)
+
+    monkeypatch.setattr(evaluate, "_frames", look)
+    monkeypatch.setattr(video, "write_gif", lambda path, frames, fps: shown.update({path.name: frames}))
+    monkeypatch.setattr(video, "write_mp4", lambda path, frames, fps: None)
+    found = evaluate.evaluate(Options(from_state, episodes=3, envs=2))
+    assert found["videos"] == {n: f"videos/eval-{n}-episode.gif" for n in ("best", "worst")} and found["note"] == ""
+    each = {e["seed"]: e for e in found["results"]["mode"]["each"]}
+    env = open_env(evaluate.open_run(from_state)[0], "state")
+    for trace, clip in zip(ends, shown.values(), strict=True):
+        assert trace.score == each[trace.seed]["score"] and clip.shape == (16, 256 + video.LABEL_HEIGHT, 256, 3)
+        env.reset(seed=trace.seed)
+        for t, action in enumerate(trace.action):
+            if t:
+                env.step(action)
+            if t % 2 == 0:
+                assert np.array_equal(clip[t // 2, video.LABEL_HEIGHT :], env.render(256)), t
+    assert "videos" not in evaluate.evaluate(Options(from_state, episodes=1, videos=False))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("trouble", ["nothing draws", "elsewhere"])
+def test_what_cannot_be_drawn_costs_no_figures(
+    from_state: Path, tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(from_state, tmp_path / "run", ignore=shutil.ignore_patterns("replay", "tensorboard"))
+    expected = evaluate.evaluate(Options(run, episodes=2, videos=False))["results"]
+    if trouble == "nothing draws":
+
+        def draw(self: Any, index: int, size: int = 64) -> np.ndarray:
+            raise RenderingError("no OpenGL")
+
+        monkeypatch.setattr(LocalVector, "render_at", draw)
+    else:
+        reset_at = LocalVector.reset_at
+        monkeypatch.setattr(LocalVector, "reset_at", lambda self, index, seed: reset_at(self, index, seed + 1))
+    found = evaluate.evaluate(Options(run, episodes=2))
+    assert found["results"] == expected and "videos" not in found and results(run)["note"] == found["note"]
+    cause = "no OpenGL" if trouble == "nothing draws" else "lead elsewhere when they are played again"
+    assert found["note"].startswith("no videos: ") and found["note"].endswith(cause)
 
 
 def test_best_and_worst_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
