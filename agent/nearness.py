@@ -1,10 +1,11 @@
-"""How near own episodes came to the demonstrations, in the world model's features. No score or reward takes part."""
+"""How near own episodes came to the demonstrations. No score or reward takes part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.agent import Agent
@@ -13,120 +14,148 @@ from agent.build import ConfigError
 from agent.data import Replay
 
 DEMONSTRATED = 2000  # rows of demonstrations that are looked for, about
-FLOOR = 1e-2  # of a feature's spread
+FLOOR = 1e-2  # of a spread
 NEWEST = 3  # episodes that say how near the policy is now
+QUARTERS = 4
+GRID = 16  # cells a side
+MARGIN = 0.5  # in spreads, beyond the demonstrated range: farther is no farther
+STEADY = 0.3  # in spreads: what demonstrations agree on may differ by so much
+MEASURES = "scene", "mean"
 
 
 class Nearness:
-    """How far an episode stays from what was demonstrated:
+    """How far an episode stays from what was demonstrated, by one of two measures.
 
-        distance = mean, or largest, over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
+    ``scene``, the default from pixels: what is to be seen in each quarter of an episode's time, by entry e of the
+    observation (of pictures, the mean colours of 16 x 16 cells), in units of the entry's spread over the demonstrated
+    rows:
 
-    with features f of the world model as it is now, in units of their spread over the demonstrations. It asks of an
-    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. The largest
-    (``furthest``) is about the one moment that was missed most, such as a cabinet that stayed closed. A reward would
-    not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
+        s[q, e] = median over the quarter's rows;  z = |s - mean of demonstrations| / (std of demonstrations + 0.3)
+        distance = max over quarters of mean over entries of z
 
-    Nothing here reads an environment's reward, and looking does not change the training's random numbers.
+    A median does not hear what passes, as an arm does, and holds what stays done, such as a lamp that is lit, however
+    little of a picture that is; the model's own few nats need not hold it. Episodes that end early stay as they are.
+
+    ``mean`` does not ask when: the mean over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F),
+    with features f of the world model as it is now. An episode that stops half-way, or falls, is far.
+
+    A reward would not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong
+    with the others. Nothing here reads an environment's reward, and looking does not change the training's random
+    numbers.
     """
 
     def __init__(self, agent: Agent, replay: Replay, by: str = "mean") -> None:
-        """by: "mean" or "furthest". Raises ConfigError."""
-        if by not in ("mean", "furthest"):
-            raise ConfigError(f"choose_by: {by!r} is none of mean, furthest")
+        """by: one of ``MEASURES``. Raises ConfigError."""
+        if by not in MEASURES:
+            raise ConfigError(f"choose_by: {by!r} is none of {', '.join(MEASURES)}")
         self.agent, self.replay, self.by = agent, replay, by
 
     @torch.no_grad()
     def distances(self, episodes: Iterable[int]) -> dict[int, float]:
         """Of own episodes, by their identities in the replay."""
-        shown, mean, std = self._shown()
-        return self._distances(episodes, torch.cat(shown), mean, std)
+        shown, own = self._looks(episodes)
+        return {number: self._missed(shown, look) for number, look in own.items()}
 
     @torch.no_grad()
     def relative(self, episodes: Iterable[int]) -> dict[int, float]:
         """The same in units of how far a demonstration is from all others, on average: 1 is as near as they are. With a
         single demonstration, of none.
         """
-        shown, mean, std = self._shown()
+        shown, own = self._looks(episodes)
         if len(shown) < 2:
             return {}
-        others = [torch.cat(shown[:i] + shown[i + 1 :]) for i in range(len(shown))]
+        others = [shown[:i] + shown[i + 1 :] for i in range(len(shown))]
         unit = sum(self._missed(rest, one) for rest, one in zip(others, shown, strict=True)) / len(shown)
-        found = self._distances(episodes, torch.cat(shown), mean, std)
-        return {number: distance / max(unit, FLOOR) for number, distance in found.items()}
+        return {number: self._missed(shown, look) / max(unit, FLOOR) for number, look in own.items()}
 
-    def _shown(self) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Features (T, F) of each demonstration in units of their spread, and what it takes to bring others there."""
-        features = [self._features(number) for number in self.replay.ids("expert")]
-        rows = torch.cat(features)
+    def _looks(self, episodes: Iterable[int]) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """Each demonstration, and these episodes, in units of the rows' spread: rows (T, F), or quarters (Q, E)."""
+        demos = [self._rows(number) for number in self.replay.ids("expert")]
+        rows = torch.cat(demos)
         mean, std = rows.mean(0), rows.std(0) + FLOOR
-        return [(each - mean) / std for each in features], mean, std
+        own = {number: (self._rows(number) - mean) / std for number in episodes}
+        demos = [(each - mean) / std for each in demos]
+        if self.by != "scene":
+            return demos, own
+        rows, longest = torch.cat(demos), max(map(len, demos))
+        low, high = rows.amin(0) - MARGIN, rows.amax(0) + MARGIN
 
-    def _distances(self, episodes: Iterable[int], shown: Tensor, mean: Tensor, std: Tensor) -> dict[int, float]:
-        return {number: self._missed(shown, (self._features(number) - mean) / std) for number in episodes}
+        def quarters(look: Tensor) -> Tensor:
+            held = torch.cat([look, look[-1:].expand(max(longest - len(look), 0), -1)])[:longest].clamp(low, high)
+            return torch.stack([part.median(0).values for part in held.tensor_split(min(QUARTERS, longest))])
 
-    def _missed(self, shown: Tensor, own: Tensor) -> float:
-        shown = shown[:: max(1, len(shown) // DEMONSTRATED)]
-        missed = torch.cdist(shown, own).min(1).values / shown.shape[1] ** 0.5
-        return float(missed.mean() if self.by == "mean" else missed.max())
+        return [quarters(each) for each in demos], {number: quarters(each) for number, each in own.items()}
 
-    def _features(self, episode: int) -> Tensor:
-        """(T, F) of an episode's rows."""
+    def _missed(self, shown: list[Tensor], own: Tensor) -> float:
+        if self.by == "scene":
+            scenes = torch.stack(shown)
+            off = (own - scenes.mean(0)).abs() / (scenes.std(0, correction=0) + STEADY)
+            return float(off.mean(1).max())
+        rows = torch.cat(shown)
+        rows = rows[:: max(1, len(rows) // DEMONSTRATED)]
+        return float(torch.cdist(rows, own).min(1).values.mean() / rows.shape[1] ** 0.5)
+
+    def _rows(self, episode: int) -> Tensor:
+        """What an episode's rows are compared by: features (T, F), or observations (T, E)."""
         agent = self.agent
         chunk = to_device(self.replay.get(episode), 0, agent.device)
+        if self.by == "scene":
+            obs = chunk.obs[0]
+            if obs.ndim == 2:
+                return obs.float()
+            return F.adaptive_avg_pool2d(obs.permute(0, 3, 1, 2).float() / 255, GRID).flatten(1)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), agent.autocast():
             torch.manual_seed(0)
             return agent.world.observe(chunk).feat[0].float()
 
 
 class Imitated:
-    """Own episodes that are cloned beside demonstrations: those that came as near to them, when they were played, as
-    they are to each other; and how much the policy practises, which rests while its newest episodes are as near.
+    """Own episodes that are cloned beside demonstrations: those that came near to them when they were played; and
+    whether the agent rests, because its newest episodes have.
 
     What an imagined return teaches is no better than the model, which is wrong alike in all its heads about contacts
     that it takes for good; an own episode that went where demonstrations go says what does work from where the policy
     is now (self-imitation, Oh et al. 2018, with a distance in place of a return). Nor has a return more to say once
-    nothing tells own episodes from demonstrations: followed further, it leads away again. So does cloning on, more
-    slowly: with ``data.rest_all`` the whole agent stays as it is (`agent.trainer`), until an episode says otherwise.
+    nothing tells own episodes from demonstrations: followed further, it leads away again, and so does cloning on, more
+    slowly. An agent that rests goes on playing as it is, until an episode says otherwise.
     """
 
-    def __init__(self, nearness: Nearness, number: int, rest: float = 0.0) -> None:
-        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never.
+    def __init__(self, nearness: Nearness, number: int, near: float, rest: bool = False) -> None:
+        """number: so many at most, the nearest; 0: none. near: how far "near" is, in units of how far demonstrations
+        are from each other. rest: whether nothing is learned while the newest ``NEWEST`` episodes are near on average.
 
-        Raises ConfigError where there is nothing to rest from.
+        Raises ConfigError where other things would go on.
         """
-        if rest > 0 and nearness.agent.policy.wants != "rollout":
-            raise ConfigError("data.near_enough: this policy hears no imagined return that it could rest from")
-        self.nearness, self.number, self.rest = nearness, number, rest
+        if rest and nearness.agent.policy.wants != "rollout":
+            raise ConfigError("data.rest: this method learns between its updates as well, and would go on doing so")
+        self.nearness, self.number, self.near, self.rest = nearness, number, near, rest
         self.distances: dict[int, float] = {}  # of the episodes that the replay holds, oldest first
 
     def add(self, episodes: Sequence[int]) -> dict[str, float]:
-        """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned."""
+        """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned,
+        whether the agent rests.
+        """
         replay = self.nearness.replay
-        measured = self.number > 0 or self.rest > 0
+        measured = self.number > 0 or self.rest
         if not measured or not replay.expert_rows or not episodes:
             return {}
         found = self.nearness.relative(episodes)
         held = set(replay.ids("online"))
         self.distances = {n: value for n, value in (self.distances | found).items() if n in held}
         seen = {"train/distance": sum(found.values()) / len(found)} if found else {}
-        return seen | {"train/imitated": float(len(self.episodes)), "train/practice": self._practise()}
+        return seen | {"train/imitated": float(len(self.episodes)), "train/resting": float(self.resting)}
 
     @property
     def episodes(self) -> list[int]:
         """Their identities, nearest first."""
-        near = [number for number, value in self.distances.items() if value <= 1]
+        near = [number for number, value in self.distances.items() if value <= self.near]
         return sorted(near, key=self.distances.__getitem__)[: self.number]
 
-    def _practise(self) -> float:
-        """Set, and return, the share of the imagined return that the policy hears: none of it while the newest episodes
-        are no farther than ``rest`` on average, all of it a twentieth beyond.
-        """
-        newest, share = list(self.distances.values())[-NEWEST:], 1.0
-        if self.rest > 0 and newest:
-            share = min(max(20 * (sum(newest) / len(newest) - self.rest), 0.0), 1.0)
-        self.nearness.agent.practice.fill_(share)
-        return share
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is to be learned now."""
+        newest = list(self.distances.values())[-NEWEST:]
+        return self.rest and len(newest) == NEWEST and sum(newest) <= NEWEST * self.near
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""
@@ -135,4 +164,3 @@ class Imitated:
     def load_state_dict(self, state: Iterable[Sequence[float]]) -> None:
         """Inverse of ``state_dict``."""
         self.distances = {int(number): float(value) for number, value in state}
-        self._practise()

@@ -99,6 +99,7 @@ class Optimiser:
             raise ValueError(f"optim.saw: {saw} updates a tooth: a number above 0, with kind=oadam; or 0")
         self.params = list(params)
         self.lr, self.clip, self.wd, self.l2 = lr, clip, wd, l2
+        self.shared: Callable[[list[nn.Parameter]], None] | None = None  # averages gradients (agent.parallel)
         cuda = bool(self.params) and self.params[0].is_cuda
         self.adam: torch.optim.Optimizer
         if kind == "oadam":
@@ -152,6 +153,8 @@ class Optimiser:
         for p, g in zip(self.params, grads, strict=True):
             # the fused update walks through memory: a gradient with other strides would go to the wrong weights
             p.grad = g if g is None or g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+        if self.shared is not None:
+            self.shared(self.params)
 
     def apply(self) -> Tensor:
         """Clip and update. Returns the gradient norm before clipping as a tensor: no synchronisation."""

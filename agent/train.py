@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent.agent import Agent
     from agent.given import Given
     from agent.logger import Logger
+    from agent.parallel import Team
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +49,8 @@ def _told_in_one_line(arguments: list[str]) -> int:
     try:
         return run(arguments)
     except told as error:
-        print(f"agent.train: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first says it
+            print(f"agent.train: {error}", file=sys.stderr)
         return 1
 
 
@@ -85,6 +87,7 @@ def run(overrides: list[str]) -> int:
     from agent.build import build_agent, pick_device
     from agent.config import load_config, read_config, set_threads
     from agent.given import gather
+    from agent.parallel import Team
 
     config, note = load_config(overrides)
     task, obs = config["task"], config["obs"]
@@ -96,15 +99,20 @@ def run(overrides: list[str]) -> int:
         config["init"] = read_config(begun).get("init")
     given = gather(config)
     set_threads(config["threads"])
-    device = pick_device(config["device"])
-    torch.manual_seed(config["seed"])
-    agent = build_agent(config, given.like.action_size, device, given.like.obs_shape)
-    if (told := given.comparisons) is not None:
-        agent.reward.take(told.obs, told.action, told.label, device)
-    config |= given.checksums()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        return _train(config, note, folder, agent, given)
+    with Team.joined(config) as team:
+        device = pick_device(config["device"]) if team is None else team.device
+        torch.manual_seed(config["seed"])
+        agent = build_agent(config, given.like.action_size, device, given.like.obs_shape)
+        if (told := given.comparisons) is not None:
+            agent.reward.take(told.obs, told.action, told.label, device)
+        if team is not None:
+            team.take(agent)
+            if team.rank > 0:
+                return team.serve()
+        config |= given.checksums()
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            return _train(config, note, folder, agent, given, team)
 
 
 @contextlib.contextmanager
@@ -133,7 +141,9 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, given: Given) -> int:
+def _train(
+    config: Mapping[str, Any], note: str, folder: Path, agent: Agent, given: Given, team: Team | None = None
+) -> int:
     """Start or continue the run in ``folder``; returns the exit code."""
     from agent import checkpoint, plots
     from agent.build import ConfigError
@@ -176,10 +186,11 @@ def _train(config: Mapping[str, Any], note: str, folder: Path, agent: Agent, giv
                 f"the demonstrations have observations {like.obs_shape} and {like.action_size} actions, the task "
                 f"{envs.observation_space.shape} and {envs.action_space.shape[0]}: they are of another version of it"
             )
-        trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded)
+        trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded, team)
         begun = _resumed(trainer, state is not None, given.more)
         shown = given.notes if state is None and config["obs"]["name"] == "pixels" else []
-        told = note, started, f"run: {folder}", replay.describe(), begun, envs.note, envs.drawing(), *shown
+        shared = "" if team is None else f"{team.size} processes share each update of {data['batch']} chunks"
+        told = note, started, f"run: {folder}", replay.describe(), begun, shared, envs.note, envs.drawing(), *shown
         for text in filter(None, told):
             logger.note(text)
 

@@ -26,6 +26,7 @@ from agent.graph import GraphedUpdate
 from agent.kept import Chosen, keep_best
 from agent.logger import Logger
 from agent.nearness import Imitated, Nearness
+from agent.parallel import Team
 from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
@@ -49,8 +50,11 @@ class Trainer:
         logger: Logger,
         state: Mapping[str, Any] | None,
         dataset: Sequence[Episode] = (),
+        team: Team | None = None,
     ) -> None:
-        """demos: demonstrations. dataset: recorded transitions, where the run is given some. state: a checkpoint's."""
+        """demos: demonstrations. dataset: recorded transitions, where the run is given some. state: a checkpoint's.
+        team: the processes that share the updates, of which this is the first.
+        """
         self.config, self.run_dir, self.agent, self.envs = config, run, agent, envs
         self.replay, self.demos, self.logger = replay, demos, logger
         self.data = config["data"]
@@ -61,7 +65,7 @@ class Trainer:
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         nearness = Nearness(agent, replay, config["choose_by"])
         self.chosen = Chosen(run, nearness, config["choose"], fingerprint(config))
-        self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near_enough"])
+        self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near"], self.data["rest"])
         self.sampler = Sampler(replay, self.data, agent.device, online=self.online, imitated=self.imitated)
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
@@ -73,8 +77,10 @@ class Trainer:
         self.stop = False
         # an off-policy learner's updates are not all alike (delays, a memory that fills): nothing to capture once
         self._graphed = config["graph"] and agent.device.type == "cuda"
-        self._graphed &= agent.policy.wants not in ("transitions", "both")
-        self._step = GraphedUpdate(agent) if self._graphed else agent.update
+        self._graphed &= agent.policy.wants not in ("transitions", "both") and team is None
+        self.team = team
+        alone_or_shared = agent.update if team is None else team.update
+        self._step = GraphedUpdate(agent) if self._graphed else alone_or_shared
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:
@@ -88,6 +94,8 @@ class Trainer:
         self._started_cpu = time.process_time()
         if agent.starts.env_reset > 0 and not any(d.sim_state is not None for d in demos):
             raise ConfigError("starts.env_reset: these demonstrations hold no simulator states to begin at")
+        if team is not None:
+            team.sync()
 
     # ---- state ----
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -105,6 +113,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint. Raises CheckpointError (the previous one is intact then)."""
+        if self.team is not None:
+            self.team.agree()
         self.counters["seconds"], self.counters["cpu_seconds"] = self.seconds, self.cpu_seconds
         self.replay.flush()
         modules = {n: m.state_dict() for n in checkpoint.MODULES if (m := getattr(self.agent, n)) is not None}
@@ -198,6 +208,8 @@ class Trainer:
         for name, lr in rates.items():
             if name in self.agent.optimisers:  # another algorithm's preset may share the stages
                 self.agent.optimisers[name].rate(lr)
+        if rates and self.team is not None:
+            self.team.rates(rates)
         if rates and self._graphed:
             self._step = GraphedUpdate(self.agent)  # what was captured holds the rates before
 
@@ -218,6 +230,8 @@ class Trainer:
             self._save_if_due()
         if told := self.early_stop.settle(key, stage):
             self.logger.note(told)
+            if self.team is not None:
+                self.team.sync()
 
     def _gather(self) -> None:
         """What the next updates are made for: environment steps, or one update where no environment is stepped."""
@@ -282,8 +296,8 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = self.imitated.add(fresh)
-        if self.data["rest_all"]:  # near enough: nothing is learned, and nothing drifts
-            self.counters["pending"] *= seen.get("train/practice", 1.0)
+        if self.imitated.resting:  # nothing is learned, and nothing drifts
+            self.counters["pending"] = 0
         if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
             seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,6 @@ def states(folder: Path, *, demonstrations: bool = True) -> tuple[Replay, Any]:
     agent = SimpleNamespace(
         slow=None,
         policy=SimpleNamespace(wants="rollout"),
-        practice=torch.ones(()),
         world=StateModel(1),
         device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", enabled=False),
@@ -30,10 +30,10 @@ def states(folder: Path, *, demonstrations: bool = True) -> tuple[Replay, Any]:
     return replay, agent
 
 
-def played(replay: Replay, path: list[float], *, expert: bool = False) -> int:
-    """An episode that goes through these states; its identity."""
-    path = path * 2 if len(path) == 1 else path  # an episode has a step
+def played(replay: Replay, path: Sequence[float | Sequence[float]], *, expert: bool = False) -> int:
+    """An episode that goes through these states, numbers or rows of them; its identity."""
+    path = [*path] * 2 if len(path) == 1 else path  # an episode has a step
     n = len(path)
     flags = np.arange(n) == 0, np.arange(n) == n - 1, np.zeros(n, bool)
-    obs, action = np.array(path, np.float32)[:, None], np.zeros((n, 1), np.float32)
+    obs, action = np.array(path, np.float32).reshape(n, -1), np.zeros((n, 1), np.float32)
     return replay.add_episode(obs, action, *flags, expert=expert, horizon=10)

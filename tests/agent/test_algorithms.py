@@ -28,7 +28,7 @@ PIXELS = ("bc", "hype", "gail", "dac", "pdac", "hyper", "hyper_pess", "cmil", "c
 STATE += ("cmil_recurrent", "clare", "clare_official", "offline_ml_irl_official", "cmil_offline_to_online", "hyper_bc")
 STATE += ("rlhf", "cmil_ml", "mopo_official", "f_irl_official", "iq_learn_official", "value_dice_official",
           "gail_official", "offline_ml_irl_leak", "mm_official", "bc_reg_official", "filter_official",
-          "dac_official", "airl_official")  # fmt: skip
+          "dac_official", "airl_official", "hyper_recurrent")  # fmt: skip
 OFFLINE += ("offline_ml_irl_leak", "mopo_official", "clare", "clare_official", "offline_ml_irl_official")
 PIXELS += ("cmil_offline_to_online", "rlhf", "cmil_ml", "mm", "bc_reg", "expert")
 ROWS = [("state", algo) for algo in STATE] + [("pixels", algo) for algo in PIXELS]
@@ -38,7 +38,8 @@ BLIND = ("hyper", "hype", "airl", "cmil", "filter", "ml_irl", "f_irl", "iq_learn
          "hyper_pess", "hyper_bc", "cmil_resets", "hype_official", "hyper_antmaze", "hyper_official", "bc",
          "ml_irl_s", "rlhf", "cmil_ml", "ml_irl_official", "offline_ml_irl_official", "clare_official",
          "f_irl_official", "iq_learn_official", "value_dice_official", "gail_official", "mm_official",
-         "bc_reg_official", "filter_official", "dac_official", "airl_official", "cmil_recurrent")  # fmt: skip
+         "bc_reg_official", "filter_official", "dac_official", "airl_official", "cmil_recurrent",
+         "hyper_recurrent")  # fmt: skip
 BLIND_PIXELS = ("hyper", "gail", "pdac", "cmil_resets", "hype", "hyper_pess", "dac", "mm", "iq_learn", "value_dice",
                 "cmil_offline_to_online", "cmil_ml", "aihf", "aihf_offline", "rlhf", "bc_reg")  # fmt: skip
 # three episodes of 30 steps, the first of which only seeds
@@ -52,6 +53,7 @@ FIXED = ("data.imagine_every=8", "data.rollouts_per_step=4", "data.memory=2000",
          "data.reward_every=8", "world_model.max_updates=20", "world_model.hidden=32", "save_seconds=1e9")  # fmt: skip
 # collect episodes for the reward alone
 FRESH = ("hype_official", "hyper_official", "mm_official", "bc_reg_official", "filter_official")
+MEMORY = ("cmil_recurrent", "hyper_recurrent")  # learn as from pixels
 MORE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FRESH, ("data.reward_fresh=1", "data.reward_start=0")),
     "airl_official": ("data.updates_per_step=0.2", "data.seed_steps=30"),
@@ -61,7 +63,7 @@ MORE: dict[str, tuple[str, ...]] = {
     "offline_ml_irl_official": (*FIXED, "data.rollout_horizon=[5,5,0,1]"),
     "mopo_official": (*FIXED, "size.offline_fit_reward=10", "data.rollout_horizon=[2,2,0,1]"),
     "rlhf": ("data.reward_steps=4",),
-    "cmil_recurrent": ("data.batch=2", "data.length=6", "size.pretrain=2", "data.updates_per_step=0.07"),
+    **dict.fromkeys(MEMORY, ("data.batch=2", "data.length=6", "size.pretrain=2", "data.updates_per_step=0.07")),
     "f_irl_official": ("reward.ratio_steps=10",),
 }
 
@@ -81,7 +83,7 @@ def settings(obs: str, algo: str) -> tuple[str, ...]:
     if algo.startswith("bc") and not algo.startswith("bc_reg"):
         return (f"algo={algo}", f"obs={obs}", "data.updates_per_step=1", "data.length=4", "steps=6", "eval.every=6")
     more = ("steps=90", "eval.every=90")
-    fitted = obs == "state" and algo.startswith(("hyper", "cmil")) and algo != "cmil_recurrent"
+    fitted = obs == "state" and algo.startswith(("hyper", "cmil")) and algo not in MEMORY
     fit = ("world_model.max_updates=20",) if fitted else ()
     if algo == "cmil_offline_to_online":
         more += (f"dataset={line() if obs == 'state' else shipped('line')}",)

@@ -178,3 +178,10 @@ def test_a_run_that_learned_no_reward_has_none_to_look_at(
     assert "has learned no reward" in capsys.readouterr().err
     with pytest.raises(artefact.ConfigError, match="does not stand alone"):
         artefact.read(tmp_path / "run")
+
+
+def test_a_reward_of_features_with_a_memory_needs_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+    start(tmp_path / "run", "algo=cmil_recurrent", "obs=state", "steps=0", "eval.at_start=false")
+    with pytest.raises(artefact.ConfigError, match="a reward of a recurrent model's features means nothing without"):
+        artefact.read(tmp_path / "run")
