@@ -122,7 +122,7 @@ class Imitated:
 
     def __init__(self, nearness: Nearness, number: int, near: float, rest: bool = False) -> None:
         """number: so many at most, the nearest; 0: none. near: how far "near" is, in units of how far demonstrations
-        are from each other. rest: whether nothing is learned while the newest ``NEWEST`` episodes are near on average.
+        are from each other. rest: whether nothing is learned while all of the newest ``NEWEST`` episodes are near.
 
         Raises ConfigError where other things would go on.
         """
@@ -155,7 +155,7 @@ class Imitated:
     def resting(self) -> bool:
         """Whether nothing is to be learned now."""
         newest = list(self.distances.values())[-NEWEST:]
-        return self.rest and len(newest) == NEWEST and sum(newest) <= NEWEST * self.near
+        return self.rest and len(newest) == NEWEST and max(newest) <= self.near
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""
