@@ -89,6 +89,9 @@ class Agent(nn.Module):
             extra = list(world.parameters()) if name == trains and world.learns == "policy" else []
             groups[name] = [*params, *extra]
         self.optimisers = {name: Optimiser(params, **optim[name]) for name, params in groups.items()}
+        # the share of the imagined return that the policy hears (``agent.nearness``): a tensor, which graphs read anew
+        self.practice: Tensor
+        self.register_buffer("practice", torch.ones((), device=self.device), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -263,6 +266,7 @@ class Agent(nn.Module):
             reward = penalised(learned, rollout.u, self.penalty)
         batch = PolicyBatch(clone, rollout, reward, self._data_pairs(own, chunk, start))
         losses, metrics = self.policy.losses(batch)
+        losses["actor"]["rl"] = self.practice * losses["actor"]["rl"]
         if reward_net.policy_data == "told":
             reward_loss, found = self._told(own, chunk)
         elif reward_net.policy_data in ("imagined", "replay"):

@@ -232,8 +232,8 @@ def _check_effect(config: Config, world: Any, reward: Any, policy: Any, offline:
         raise ConfigError(
             "starts.window: rollouts in every gradient step begin in all of the demonstrations: policy=sac"
         )
-    if config["data"].get("rest", False) and not config["data"]["near"] > 0:
-        raise ConfigError("data.rest: nothing is as near as data.near=0")
+    if config["data"].get("rest_all", False) and not config["data"]["near_enough"] > 0:
+        raise ConfigError("data.rest_all: there is nothing near enough to rest at: data.near_enough=1")
     if starts.get("env_reset", 0.0) > 0 and offline:
         raise ConfigError("starts.env_reset: a method that learns from a data set steps no environment")
     if starts.get("env_reset", 0.0) > 0 and reward is not None and reward.policy_data == "replay":

@@ -49,7 +49,7 @@ _LEAST = {
     "data.burn_in": 0,
     "data.from_start": 0,
     "data.clone_own": 0,
-    "data.near": 0,
+    "data.near_enough": 0,
     "clone_noise": 0,
     "data.memory": 1,
     "data.real_fraction": 0,

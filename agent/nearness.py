@@ -20,28 +20,30 @@ QUARTERS = 4
 GRID = 16  # cells a side
 MARGIN = 0.5  # in spreads, beyond the demonstrated range: farther is no farther
 STEADY = 0.3  # in spreads: what demonstrations agree on may differ by so much
-MEASURES = "scene", "mean"
+HALF_AS_FAR_AGAIN = 1.5  # own episodes differ by more than demonstrations do, however good they are
+MEASURES = "mean", "furthest", "scene"
 
 
 class Nearness:
-    """How far an episode stays from what was demonstrated, by one of two measures.
+    """How far an episode stays from what was demonstrated:
 
-    ``scene``, the default from pixels: what is to be seen in each quarter of an episode's time, by entry e of the
-    observation (of pictures, the mean colours of 16 x 16 cells), in units of the entry's spread over the demonstrated
-    rows:
+        distance = mean, or largest, over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F)
+
+    with features f of the world model as it is now, in units of their spread over the demonstrations. It asks of an
+    episode that it goes wherever demonstrations go, so that one that stops half-way, or falls, is far. The largest
+    (``furthest``) is about the one moment that was missed most, such as a cabinet that stayed closed. A reward would
+    not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong with the others.
+
+    ``scene`` asks what stays to be seen when: by entry e of the observation (of pictures, the mean colours of 16 x 16
+    cells), in units of the entry's spread over the demonstrated rows, in each quarter q of an episode's time,
 
         s[q, e] = median over the quarter's rows;  z = |s - mean of demonstrations| / (std of demonstrations + 0.3)
         distance = max over quarters of mean over entries of z
 
-    A median does not hear what passes, as an arm does, and holds what stays done, such as a lamp that is lit, however
-    little of a picture that is; the model's own few nats need not hold it. Episodes that end early stay as they are.
+    A median does not hear what passes, as an arm does, and holds what stays done, which a model's few nats need not.
+    Episodes that end early stay as they are; its unit is 1.5 times as large.
 
-    ``mean`` does not ask when: the mean over demonstrated rows i of min over own rows j of ||f_i - f_j|| / sqrt(F),
-    with features f of the world model as it is now. An episode that stops half-way, or falls, is far.
-
-    A reward would not do: it is learned against the newest policy, and has forgotten, or not yet seen, what is wrong
-    with the others. Nothing here reads an environment's reward, and looking does not change the training's random
-    numbers.
+    Nothing here reads an environment's reward, and looking does not change the training's random numbers.
     """
 
     def __init__(self, agent: Agent, replay: Replay, by: str = "mean") -> None:
@@ -66,6 +68,7 @@ class Nearness:
             return {}
         others = [shown[:i] + shown[i + 1 :] for i in range(len(shown))]
         unit = sum(self._missed(rest, one) for rest, one in zip(others, shown, strict=True)) / len(shown)
+        unit *= HALF_AS_FAR_AGAIN if self.by == "scene" else 1.0
         return {number: self._missed(shown, look) / max(unit, FLOOR) for number, look in own.items()}
 
     def _looks(self, episodes: Iterable[int]) -> tuple[list[Tensor], dict[int, Tensor]]:
@@ -93,7 +96,8 @@ class Nearness:
             return float(off.mean(1).max())
         rows = torch.cat(shown)
         rows = rows[:: max(1, len(rows) // DEMONSTRATED)]
-        return float(torch.cdist(rows, own).min(1).values.mean() / rows.shape[1] ** 0.5)
+        missed = torch.cdist(rows, own).min(1).values / rows.shape[1] ** 0.5
+        return float(missed.mean() if self.by == "mean" else missed.max())
 
     def _rows(self, episode: int) -> Tensor:
         """What an episode's rows are compared by: features (T, F), or observations (T, E)."""
@@ -110,52 +114,53 @@ class Nearness:
 
 
 class Imitated:
-    """Own episodes that are cloned beside demonstrations: those that came near to them when they were played; and
-    whether the agent rests, because its newest episodes have.
+    """Own episodes that are cloned beside demonstrations: those that came as near to them, when they were played, as
+    they are to each other; and how much the policy practises, which rests while its newest episodes are as near.
 
     What an imagined return teaches is no better than the model, which is wrong alike in all its heads about contacts
     that it takes for good; an own episode that went where demonstrations go says what does work from where the policy
     is now (self-imitation, Oh et al. 2018, with a distance in place of a return). Nor has a return more to say once
-    nothing tells own episodes from demonstrations: followed further, it leads away again, and so does cloning on, more
-    slowly. An agent that rests goes on playing as it is, until an episode says otherwise.
+    nothing tells own episodes from demonstrations: followed further, it leads away again. So does cloning on, more
+    slowly: with ``data.rest_all`` the whole agent stays as it is (`agent.trainer`), until an episode says otherwise.
     """
 
-    def __init__(self, nearness: Nearness, number: int, near: float, rest: bool = False) -> None:
-        """number: so many at most, the nearest; 0: none. near: how far "near" is, in units of how far demonstrations
-        are from each other. rest: whether nothing is learned while all of the newest ``NEWEST`` episodes are near.
+    def __init__(self, nearness: Nearness, number: int, rest: float = 0.0) -> None:
+        """number: so many at most, the nearest; 0: none. rest: the distance up to which practice rests; 0: never.
 
-        Raises ConfigError where other things would go on.
+        Raises ConfigError where there is nothing to rest from.
         """
-        if rest and nearness.agent.policy.wants != "rollout":
-            raise ConfigError("data.rest: this method learns between its updates as well, and would go on doing so")
-        self.nearness, self.number, self.near, self.rest = nearness, number, near, rest
+        if rest > 0 and nearness.agent.policy.wants != "rollout":
+            raise ConfigError("data.near_enough: this policy hears no imagined return that it could rest from")
+        self.nearness, self.number, self.rest = nearness, number, rest
         self.distances: dict[int, float] = {}  # of the episodes that the replay holds, oldest first
 
     def add(self, episodes: Sequence[int]) -> dict[str, float]:
-        """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned,
-        whether the agent rests.
-        """
+        """These have just been played, from the task's own start. Metrics: their mean distance, how many are cloned."""
         replay = self.nearness.replay
-        measured = self.number > 0 or self.rest
+        measured = self.number > 0 or self.rest > 0
         if not measured or not replay.expert_rows or not episodes:
             return {}
         found = self.nearness.relative(episodes)
         held = set(replay.ids("online"))
         self.distances = {n: value for n, value in (self.distances | found).items() if n in held}
         seen = {"train/distance": sum(found.values()) / len(found)} if found else {}
-        return seen | {"train/imitated": float(len(self.episodes)), "train/resting": float(self.resting)}
+        return seen | {"train/imitated": float(len(self.episodes)), "train/practice": self._practise()}
 
     @property
     def episodes(self) -> list[int]:
         """Their identities, nearest first."""
-        near = [number for number, value in self.distances.items() if value <= self.near]
+        near = [number for number, value in self.distances.items() if value <= 1]
         return sorted(near, key=self.distances.__getitem__)[: self.number]
 
-    @property
-    def resting(self) -> bool:
-        """Whether nothing is to be learned now."""
-        newest = list(self.distances.values())[-NEWEST:]
-        return self.rest and len(newest) == NEWEST and max(newest) <= self.near
+    def _practise(self) -> float:
+        """Set, and return, the share of the imagined return that the policy hears: none of it while the newest episodes
+        are no farther than ``rest`` on average, all of it a twentieth beyond.
+        """
+        newest, share = list(self.distances.values())[-NEWEST:], 1.0
+        if self.rest > 0 and newest:
+            share = min(max(20 * (sum(newest) / len(newest) - self.rest), 0.0), 1.0)
+        self.nearness.agent.practice.fill_(share)
+        return share
 
     def state_dict(self) -> list[tuple[int, float]]:
         """For the checkpoint."""
@@ -164,3 +169,4 @@ class Imitated:
     def load_state_dict(self, state: Iterable[Sequence[float]]) -> None:
         """Inverse of ``state_dict``."""
         self.distances = {int(number): float(value) for number, value in state}
+        self._practise()

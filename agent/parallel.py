@@ -137,6 +137,7 @@ class Team:
         if self.rank > 0:  # whose random numbers no checkpoint holds: they follow from the update's number
             (seed,) = np.random.SeedSequence([self.seed, self.rank, index]).generate_state(1)
             torch.manual_seed(int(seed))
+        dist.broadcast(self.agent.practice, 0)  # which process 0 sets between updates
         metrics: dict[str, Tensor] = self.agent.update(own, demo, index, parts)
         if self._buffers:
             flat = torch.cat([b.reshape(-1).float() for b in self._buffers])

@@ -65,7 +65,7 @@ class Trainer:
         alone = not self.online and not dataset  # with demonstrations, which nothing but cloning learns from
         nearness = Nearness(agent, replay, config["choose_by"])
         self.chosen = Chosen(run, nearness, config["choose"], fingerprint(config))
-        self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near"], self.data["rest"])
+        self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near_enough"])
         self.sampler = Sampler(replay, self.data, agent.device, online=self.online, imitated=self.imitated)
         self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
@@ -296,8 +296,8 @@ class Trainer:
         self.recent = [*self.recent, *fresh][-self.data["reward_episodes"] :]
         self.chosen.add(self.step, int(self.counters["updates"]), fresh)
         seen = self.imitated.add(fresh)
-        if self.imitated.resting:  # nothing is learned, and nothing drifts
-            self.counters["pending"] = 0
+        if self.data["rest_all"]:  # near enough: nothing is learned, and nothing drifts
+            self.counters["pending"] *= seen.get("train/practice", 1.0)
         if own := [trace.score for trace, start in played if start is None]:  # the others' holds a demonstration's
             seen["train/score"] = float(np.mean(own))
         if self.counters["episodes"] % 2 == 0:

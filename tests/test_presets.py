@@ -136,7 +136,7 @@ def test_parts_that_do_not_fit_together_are_refused(obs: str, algo: str, part: s
         ("hype", "state", ("penalty=ens_std_mean", "penalty.alpha=5"), "nothing is uncertain without dynamics"),
         ("mm", "state", ("starts=mixture",), "no dynamics to imagine with"),
         ("hyper", "pixels", ("starts.window=0.1",), "starts.window"),
-        ("cmil", "pixels", ("data.near=0", "data.rest=true"), "data.rest: nothing is as near as data.near=0"),
+        ("cmil", "pixels", ("data.near_enough=0", "data.rest_all=true"), "data.rest_all: there is nothing near enough"),
         ("offline_ml_irl", "state", ("starts=replay", "starts.env_reset=0.5"), "steps no environment"),
         ("gail", "state", ("starts.env_reset=0.5",), "would also take episodes that begin within a demonstration"),
         ("gail", "state", ("reward.noise=1", "reward.noise_in_reward=true"), "reward.noise_in_reward"),

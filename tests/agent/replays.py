@@ -23,6 +23,7 @@ def states(folder: Path, *, demonstrations: bool = True) -> tuple[Replay, Any]:
     agent = SimpleNamespace(
         slow=None,
         policy=SimpleNamespace(wants="rollout"),
+        practice=torch.ones(()),
         world=StateModel(1),
         device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", enabled=False),

@@ -46,10 +46,13 @@ class Line(nn.Module):
         self.policy.wants = "pairs"  # type: ignore[assignment]
         self.optimisers = {"w": Optimiser([self.world.weight, self.world.bias], **RATE)}
         self.noise: list[float] = []
+        self.heard: list[float] = []
+        self.practice = torch.ones(())
 
     def update(self, own: Chunk, demo: Chunk, index: int, parts: frozenset[str]) -> dict[str, torch.Tensor]:
         """One step; process 1 goes astray in update 7."""
         self.noise.append(float(torch.rand(())))
+        self.heard.append(float(self.practice))
         loss = (self.world(own.obs) - 1).square().mean() + (self.world(demo.obs) + 1).square().mean()
         self.optimisers["w"].step(loss)
         if index == 7 and os.environ["RANK"] == "1":
@@ -77,6 +80,7 @@ def together(found: dict[str, Any]) -> None:
             except RuntimeError as error:
                 Path(sys.argv[1], "told").write_text(str(error))
             Path(sys.argv[1], "noise").write_text(json.dumps(agent.noise))
+            Path(sys.argv[1], "heard").write_text(json.dumps(agent.heard))
             return
         team.sync()
         parts = frozenset({"world"})
@@ -87,6 +91,7 @@ def together(found: dict[str, Any]) -> None:
                     one.optimisers["w"].rate(1e-1)
                 team.rates({"w": 1e-1, "another": 1.0})
             demo = own if index == 4 else demo
+            agent.practice.fill_(index / 4)
             team.update(own, demo, index, parts)
             alone.update(own, demo, index, parts)
         team.agree()

@@ -513,6 +513,19 @@ def test_own_episodes_that_came_near_are_cloned_and_shown_to_nobody_as_demonstra
     assert nll != nll_alone and learned([False, False])[2] == pytest.approx(float(nll_alone))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_practice_is_the_share_of_the_return_that_the_actor_hears(share: float, chunks: tuple[Chunk, Chunk]) -> None:
+    whole, part = make_agent(), make_agent()
+    part.practice.fill_(share)
+    first, second = update(whole, chunks), update(part, chunks)
+    assert (
+        second["loss/actor_rl"] == pytest.approx(share * float(first["loss/actor_rl"])) and first["loss/actor_rl"] != 0
+    )
+    for name in ("actor_bc", "critics_model", "critics_data"):
+        assert second[f"loss/{name}"] == first[f"loss/{name}"]
+    assert not differences(whole, part, "critics") and differences(whole, part, "actor")
+
+
 def test_cloning_converges_to_the_demonstrated_actions() -> None:
     agent = frame_agent()
     chunk = make_chunk(1, 4, seed=3, expert=True)

@@ -72,9 +72,18 @@ def test_an_episode_is_as_far_as_its_nearest_rows_are_from_those_demonstrated(tm
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_measured_by_is_one_of_two(tmp_path: Path) -> None:
-    _, replay, agent = pieces(tmp_path)
-    with pytest.raises(ConfigError, match=r"choose_by: 'best' is none of scene, mean"):
+@alone
+def test_the_furthest_row_tells_what_was_missed(tmp_path: Path) -> None:
+    """An episode that is near everywhere but at the end, and one that is a little off all along."""
+    chosen, replay, agent = pieces(tmp_path)
+    candidates(chosen, replay, agent, [0.0, 1.0, 1.2], [0.4, 1.4, 2.4])
+    spread = 1.0 + FLOOR
+    assert [round(value * spread, 5) for value, _ in chosen.ranked()] == [round(0.8 / 3, 5), round(1.2 / 3, 5)]
+    assert order(chosen) == [10, 20]
+    by = Chosen(tmp_path, Nearness(agent, replay, "furthest"), 2, {})
+    by.load_state_dict(chosen.state_dict())
+    assert [round(value * spread, 5) for value, _ in by.ranked()] == [0.4, 0.8] and order(by) == [20, 10]
+    with pytest.raises(ConfigError, match=r"choose_by: 'best' is none of mean, furthest, scene"):
         Nearness(agent, replay, "best")
 
 

@@ -44,6 +44,10 @@ def test_random_numbers_of_the_others_are_their_own_and_follow_from_the_update(f
     assert len(set(noise)) == len(noise) == 7
 
 
+def test_all_hear_the_same_share_of_the_return(folder: Path) -> None:
+    assert json.loads((folder / "heard").read_text())[:6] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+
+
 def test_weights_that_come_to_differ_are_noticed(folder: Path) -> None:
     assert "the weights of 1 of 2 processes have come to differ" in (folder / "told").read_text()
 
