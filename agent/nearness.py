@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,31 +55,32 @@ class Nearness:
     @torch.no_grad()
     def distances(self, episodes: Iterable[int]) -> dict[int, float]:
         """Of own episodes, by their identities in the replay."""
-        shown, own = self._looks(episodes)
-        return {number: self._missed(shown, look) for number, look in own.items()}
+        shown, look = self._looks()
+        return {number: self._missed(shown, look(number)) for number in episodes}
 
     @torch.no_grad()
     def relative(self, episodes: Iterable[int]) -> dict[int, float]:
         """The same in units of how far a demonstration is from all others, on average: 1 is as near as they are. With a
         single demonstration, of none.
         """
-        shown, own = self._looks(episodes)
+        shown, look = self._looks()
         if len(shown) < 2:
             return {}
         others = [shown[:i] + shown[i + 1 :] for i in range(len(shown))]
         unit = sum(self._missed(rest, one) for rest, one in zip(others, shown, strict=True)) / len(shown)
         unit *= HALF_AS_FAR_AGAIN if self.by == "scene" else 1.0
-        return {number: self._missed(shown, look) / max(unit, FLOOR) for number, look in own.items()}
+        return {number: self._missed(shown, look(number)) / max(unit, FLOOR) for number in episodes}
 
-    def _looks(self, episodes: Iterable[int]) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """Each demonstration, and these episodes, in units of the rows' spread: rows (T, F), or quarters (Q, E)."""
+    def _looks(self) -> tuple[list[Tensor], Callable[[int], Tensor]]:
+        """Each demonstration, and what an own episode looks like, in units of the demonstrated rows' spread: rows
+        (T, F), or quarters (Q, E).
+        """
         demos = [self._rows(number) for number in self.replay.ids("expert")]
         rows = torch.cat(demos)
         mean, std = rows.mean(0), rows.std(0) + FLOOR
-        own = {number: (self._rows(number) - mean) / std for number in episodes}
         demos = [(each - mean) / std for each in demos]
         if self.by != "scene":
-            return demos, own
+            return demos, lambda number: (self._rows(number) - mean) / std
         rows, longest = torch.cat(demos), max(map(len, demos))
         low, high = rows.amin(0) - MARGIN, rows.amax(0) + MARGIN
 
@@ -87,7 +88,7 @@ class Nearness:
             held = torch.cat([look, look[-1:].expand(max(longest - len(look), 0), -1)])[:longest].clamp(low, high)
             return torch.stack([part.median(0).values for part in held.tensor_split(min(QUARTERS, longest))])
 
-        return [quarters(each) for each in demos], {number: quarters(each) for number, each in own.items()}
+        return [quarters(each) for each in demos], lambda number: quarters((self._rows(number) - mean) / std)
 
     def _missed(self, shown: list[Tensor], own: Tensor) -> float:
         if self.by == "scene":

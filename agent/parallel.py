@@ -93,8 +93,7 @@ class Team:
     def sync(self) -> None:
         """Give the others all that process 0 has learned or loaded."""
         modules = {n: m.state_dict() for n in checkpoint.MODULES if (m := getattr(self.agent, n)) is not None}
-        held = {n: {k: v.cpu() for k, v in m.items()} for n, m in modules.items()}
-        self._tell("state", held, self.agent.learner_state())
+        self._tell("state", _on_processor(modules), _on_processor(self.agent.learner_state()))
 
     def agree(self) -> None:
         """Raise RuntimeError when the processes' weights have come to differ."""
@@ -195,3 +194,12 @@ class Team:
         for share in mine.values():
             dist.scatter(share, None, src=0)
         return Chunk(**mine)
+
+
+def _on_processor(state: Any) -> Any:
+    """The same with tensors that every process can hold, whatever its device."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, Mapping):
+        return {key: _on_processor(value) for key, value in state.items()}
+    return [_on_processor(value) for value in state] if isinstance(state, list) else state

@@ -49,7 +49,7 @@ def _told_in_one_line(arguments: list[str]) -> int:
     try:
         return run(arguments)
     except told as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes the first says it
+        if "WORLD_SIZE" not in os.environ or os.environ.get("RANK") == "0":  # of torchrun's processes the first says it
             print(f"agent.train: {error}", file=sys.stderr)
         return 1
 

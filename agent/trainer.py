@@ -79,8 +79,7 @@ class Trainer:
         self._graphed = config["graph"] and agent.device.type == "cuda"
         self._graphed &= agent.policy.wants not in ("transitions", "both") and team is None
         self.team = team
-        alone_or_shared = agent.update if team is None else team.update
-        self._step = GraphedUpdate(agent) if self._graphed else alone_or_shared
+        self._step = GraphedUpdate(agent) if self._graphed else (team or agent).update
         self._metrics: dict[str, list[Tensor]] = defaultdict(list)
         self._started = self._saved = time.monotonic()
         if state is None:

@@ -14,6 +14,7 @@ import pytest
 from agent.build import ConfigError
 from agent.parallel import Team
 from tests.agent.runs import assert_same, lines, state
+from tests.test_presets import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +59,28 @@ def test_a_shared_run_is_whole_and_resumes_as_if_uninterrupted(folder: Path) -> 
     assert counters["env_steps"] == 120 and counters["updates"] > 8
     assert any("train/loss/actor_rl" in line for line in lines(folder / "whole"))
     assert "2 processes share each update of 2 chunks" in (folder / "whole" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("obs", "algos"),
+    [
+        ("pixels", ("cmil", "cmil_official", "cmil_resets", "hyper", "hyper_pess", "vmail", "bc_rssm", "bc_cnn")),
+        ("state", ("cmil_recurrent", "hyper_recurrent")),
+    ],
+)
+def test_methods_whose_updates_are_all_of_their_learning_are_taken(obs: str, algos: tuple[str, ...]) -> None:
+    for algo in algos:
+        agent = build(algo, "debug", obs)
+        Team.__new__(Team).take(agent)  # which no other process hears of
+        assert all(optimiser.shared for optimiser in agent.optimisers.values()), algo
+
+
+@pytest.mark.parametrize(
+    ("obs", "algo"), [("pixels", "ml_irl"), ("pixels", "dac"), ("state", "hyper"), ("state", "mm")]
+)
+def test_others_are_not(obs: str, algo: str) -> None:
+    with pytest.raises(ConfigError, match="torchrun: this method learns between its updates as well"):
+        Team.__new__(Team).take(build(algo, "debug", obs))
 
 
 def test_methods_that_learn_between_updates_are_refused_once(folder: Path) -> None:
