@@ -24,6 +24,7 @@ from models.nets import frozen
 from models.world_model import Chunk
 
 FULL = frozenset({"world", "reward", "policy"})
+FIT = "fit"  # its name among the optimisers' states
 
 
 @dataclass(frozen=True)
@@ -372,13 +373,16 @@ class Agent(nn.Module):
         }
 
     def learner_state(self) -> dict[str, Any]:
-        """State of the optimisers, for the checkpoint."""
-        return {name: o.state_dict() for name, o in self.optimisers.items()}
+        """State of the optimisers, and of a fit of the model that was left before its end, for the checkpoint."""
+        fit = self.world.ensemble.unfinished if self.world.learns == "fit" else None
+        return {name: o.state_dict() for name, o in self.optimisers.items()} | ({} if fit is None else {FIT: fit})
 
     def load_learner_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of ``learner_state``."""
         for name, o in self.optimisers.items():
             o.load_state_dict(state[name])
+        if FIT in state:
+            self.world.ensemble.unfinished = dict(state[FIT])
 
 
 def _own_pairs(chunk: Chunk) -> Tensor:

@@ -57,6 +57,12 @@ def _rssm(config: Config, action: int, obs: tuple[int, ...]) -> PixelWorldModel 
     return PixelWorldModel(action=action, latent=latent, **options)
 
 
+def _ensemble(config: Config, action: int, obs: tuple[int, ...]) -> StateEnsemble:
+    world = StateEnsemble(obs[0], action, **_without(config, "kind", "path"))
+    world.given = config.get("path") is not None  # its weights: agent.train
+    return world
+
+
 def _frozen(config: Config, world: Any, action: int) -> FrozenReward:
     """The reward of another run, for features of ``world``. Raises ConfigError when it does not fit."""
     from agent import artefact
@@ -86,7 +92,7 @@ WORLD_MODELS: dict[str, Callable[[Config, int, tuple[int, ...]], Any]] = {
     "rssm_state": _rssm,
     "frames": lambda config, action, obs: FrameStack(action=action, **_without(config, "kind")),
     "state": lambda config, action, obs: StateModel(obs[0], **_without(config, "kind")),
-    "mlp": lambda config, action, obs: StateEnsemble(obs[0], action, **_without(config, "kind")),
+    "mlp": _ensemble,
 }
 REWARDS: dict[str, Callable[[Config, Any, int], Any]] = {
     "bce": lambda config, world, action: BCEReward(world.feat, action, **_without(config, "kind")),

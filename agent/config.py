@@ -27,7 +27,7 @@ from demos.dataset import write_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path", "task.options.kwargs")
+_PATHS = ("run", "init", "demos", "dataset", "preferences", "reward.path", "world_model.path", "task.options.kwargs")
 # Smallest values that make sense; a smaller one would divide by zero, loop for ever, or learn from nothing.
 _LEAST = {
     "seed": 0,

@@ -161,6 +161,8 @@ def _train(
     if state is None and config["init"]:
         started = load_weights(agent, Path(config["init"]))
         _check_robot(config, Path(config["init"]), given.robot)
+    if state is None and (source := config["world_model"].get("path")):
+        started = "; ".join(filter(None, (started, load_model(agent, Path(source), config))))
     like = given.like
     replay = Replay(
         folder / "replay",
@@ -267,6 +269,34 @@ def load_weights(agent: Any, source: Path) -> str:
     if getattr(agent.world, "normalise", None) is False and agent.world.has_statistics:
         raise ConfigError(f"init: {source} normalises states, this run does not: world_model.normalise=true")
     return f"init: {taken} of {total} tensors from {source}"
+
+
+def load_model(agent: Agent, source: Path, config: Mapping[str, Any]) -> str:
+    """Take the fitted model of run ``source`` as it is (``world_model.path``): other learners on the same model, for
+    which no time goes into a fit.
+
+    Returns a line for the log. Raises ConfigError when there is none, or one of other shapes or of another task.
+    """
+    from agent import checkpoint
+    from agent.build import ConfigError
+    from agent.config import read_config
+
+    state = checkpoint.load(source / "checkpoint", weights_alone=True)
+    if state is None:
+        raise ConfigError(f"world_model.path: {source} holds no checkpoint")
+    tasks = [c["task"]["name"] for c in (read_config(source / "config.yaml"), config)]
+    if tasks[0] != tasks[1]:
+        raise ConfigError(f"world_model.path: {source} is of task={tasks[0]}, this run of task={tasks[1]}")
+    found = state["modules"]["world"]
+    shapes = [{key: value.shape for key, value in tensors.items()} for tensors in (found, agent.world.state_dict())]
+    differ = sorted({key for key, _ in shapes[0].items() ^ shapes[1].items()})
+    if differ:
+        raise ConfigError(f"world_model.path: the model of {source} has other tensors: {', '.join(differ[:3])}, ...")
+    if bool((found["ensemble.delta_std"] == 1).all()) and config["world_model"]["normalise_fit"]:
+        raise ConfigError(f"world_model.path: the model of {source} is not fitted yet")
+    for world in (agent.world, *([] if agent.slow is None else [agent.slow["world"]])):
+        world.load_state_dict(found)
+    return f"model of {source}, which is not fitted again"
 
 
 def _check_robot(config: Mapping[str, Any], source: Path, told: Mapping[str, Any] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections import defaultdict
@@ -31,7 +30,7 @@ from agent.sampler import Sampler
 from agent.upkeep import Upkeep
 from envs.episode import Episode
 from envs.vector import VectorEnv
-from models.mlp_ensemble import FitStopped
+from models.mlp_ensemble import FitProgress, FitStopped
 
 ACT = {"sampled": False, "mode": True}  # how training episodes are acted
 
@@ -67,7 +66,7 @@ class Trainer:
         self.chosen = Chosen(run, nearness, config["choose"], fingerprint(config))
         self.imitated = Imitated(nearness, self.data["clone_own"], self.data["near_enough"])
         self.sampler = Sampler(replay, self.data, agent.device, online=self.online, imitated=self.imitated)
-        self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], lambda: self.stop)
+        self.upkeep = None if alone else Upkeep(agent, replay, self.data, config["steps"], self._pause)
         self.recent: list[int] = []  # replay identities of the newest episodes that began at the task's own start
         self.rng = np.random.default_rng([config["seed"], 1])  # chunks
         self.seeds = np.random.default_rng([config["seed"], 2])  # training environments
@@ -176,8 +175,14 @@ class Trainer:
     # ---- the loop ----
     def train(self) -> None:
         """Run to the end, or until ``stop`` is set; saves at the end in both cases."""
-        with contextlib.suppress(FitStopped):  # a resumed run begins the fit again
-            self._loop()
+        while True:
+            try:
+                self._loop()
+                break
+            except FitStopped:  # which goes on from there, here or in a resumed run
+                if self.stop:
+                    break
+                self.save()
         staging = self.step == 0 and self._out_of_time()  # the stages are not done
         if not self.stop and not staging and self.counters["evaluated"] < self.step:
             self._evaluate()
@@ -218,7 +223,6 @@ class Trainer:
         # a model that is fitted now and then waits for environment steps otherwise
         fits = stage.get("fits", 0) if self.upkeep.fits else 0
         while not self.stop and not self._out_of_time() and self.counters[f"{key}_fits"] < fits:
-            self._progress(f"{stage['name']}: fitting the model")
             self._keep_metrics(self.upkeep.fit())
             self.counters[f"{key}_fits"] += 1
             self._save_if_due()
@@ -346,6 +350,12 @@ class Trainer:
             self._log()
         self._progress(phase if self.step == 0 else "")
 
+    def _pause(self, fit: FitProgress) -> bool:
+        """Tell how far a fit of the model is, and whether to leave it for a while, to save or to stop."""
+        error = f": epoch {fit.epochs + 1}, hold-out error {fit.mse:.3g}" if fit.epochs else ""
+        self._progress(f"fitting the model{error}")
+        return self.stop or self._save_is_due()
+
     def _keep_metrics(self, metrics: Mapping[str, Tensor]) -> None:
         for name, value in metrics.items():
             self._metrics[name].append(value)
@@ -370,8 +380,11 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         """Only between whole updates, with every counter up to date: a resumed run continues as if uninterrupted."""
-        if time.monotonic() - self._saved > self.config["save_seconds"]:
+        if self._save_is_due():
             self.save()
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved > self.config["save_seconds"]
 
     def _log(self) -> None:
         means = {f"train/{k}": float(torch.stack([v.float() for v in vs]).mean()) for k, vs in self._metrics.items()}

@@ -12,7 +12,7 @@ says ``learns = "fit"``, a reward learner where its ``policy_data`` come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from agent.errors import ConfigError
 from agent.imagine import stepped
 from agent.rounds import RewardRounds
 from models.latent import Latent
+from models.mlp_ensemble import Pause, never
 
 MIXTURES = ("all", "one_to_one")
 
@@ -38,16 +39,16 @@ class Upkeep:
         replay: Replay,
         data: Mapping[str, Any],
         total: int,
-        should_stop: Callable[[], bool] = lambda: False,
+        pause: Pause = never,
     ) -> None:
-        """data: the configuration's data regime; total: environment steps (updates) of the whole run. should_stop:
-        asked between two updates of a fit. Raises ConfigError on an unknown ``model_mixture``.
+        """data: the configuration's data regime; total: environment steps (updates) of the whole run. pause: asked
+        between two updates of a fit. Raises ConfigError on an unknown ``model_mixture``.
         """
         if data["model_mixture"] not in MIXTURES:
             raise ConfigError(f"data.model_mixture: {data['model_mixture']!r} is none of {', '.join(MIXTURES)}")
-        self.should_stop = should_stop
+        self.pause = pause
         self.agent, self.replay, self.data, self.total = agent, replay, data, total
-        self.fits = agent.world.learns == "fit"
+        self.fits = agent.world.learns == "fit" and not agent.world.given
         self.rounds = RewardRounds(agent, replay, data)
         self.clock = "env_steps" if data["episodes_per_cycle"] > 0 else "updates"
         per_step = max(float(data["updates_per_step"]), 1e-9)
@@ -99,7 +100,7 @@ class Upkeep:
         # of two kinds, each is drawn as often as the other, however many transitions there are of it
         weight = self._tensor(np.concatenate([np.full(len(p.obs), 1 / len(p.obs)) for p in parts]))
         x, act, y = self._feat(obs), self._tensor(action), self._feat(ahead)
-        found = self.agent.world.fit(x, act, y, self.should_stop, weight if len(parts) > 1 else None)
+        found = self.agent.world.fit(x, act, y, self.pause, weight if len(parts) > 1 else None)
         self.rounds.weighted = None  # weights by the model's uncertainty are those of the model before
         found |= self._doubt(obs, act)
         return {f"model/{name}": torch.as_tensor(float(value)) for name, value in found.items()}

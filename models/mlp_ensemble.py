@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +40,45 @@ class FitOptions:
     holdout: float = 0.1
 
 
+class FitProgress(NamedTuple):
+    """How far a fit is: whole epochs, updates, and the mean of the members' lowest hold-out errors (inf: none yet)."""
+
+    epochs: int
+    updates: int
+    mse: float
+
+
+# asked between two updates, of which at least one is made each time: whether to leave the fit here
+Pause = Callable[[FitProgress], bool]
+
+
 class FitStopped(Exception):
-    """A fit was asked to stop, and left nothing behind."""
+    """A fit was asked to stop. All is as before it, but for ``unfinished``, from which the same fit goes on."""
+
+
+def never(progress: FitProgress) -> bool:
+    """Go on to the end."""
+    return False
+
+
+@dataclass
+class _Course:
+    """Where a fit is. best: weights of each member's best epoch, best_scores (2, N) theirs; lowest (N,): errors of all
+    epochs; reference (2, N): what has to be improved on; stale: epochs without; batches: of the epoch that is on.
+    """
+
+    best: list[Tensor]
+    best_scores: Tensor
+    reference: Tensor
+    lowest: Tensor
+    epochs: int = 0
+    updates: int = 0
+    stale: int = 0
+    batches: int = 0
+
+    def to(self, device: torch.device) -> _Course:
+        tensors = {k: getattr(self, k).to(device) for k in ("best_scores", "reference", "lowest")}
+        return replace(self, best=[b.to(device) for b in self.best], **tensors)
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -122,6 +160,7 @@ class MLPEnsemble(nn.Module):
             self.register_buffer(name, torch.ones(size))
         self.register_buffer("elites", torch.arange(elites))
         self.held_out: Tensor | None = None
+        self.unfinished: dict[str, Any] | None = None  # belongs in a checkpoint
 
     # ---- prediction ----
     def inputs(self, feat: Tensor, action: Tensor) -> Tensor:
@@ -213,10 +252,11 @@ class MLPEnsemble(nn.Module):
         action: Tensor,
         next_feat: Tensor,
         options: FitOptions,
-        should_stop: Callable[[], bool] = lambda: False,
+        pause: Pause = never,
         weight: Tensor | None = None,
     ) -> dict[str, float]:
-        """Fit all members to transitions (n, F), (n, A), (n, F), starting from the current weights.
+        """Fit all members to transitions (n, F), (n, A), (n, F), starting from the current weights, or go on with a fit
+        that was left: given the same random state, data and weights, as if it had not been.
 
         Each member keeps the weights of the epoch with its lowest hold-out error; where errors are level (within
         ``tolerance``) the likelihood decides. By errors alone a small set stops when the means are good and the
@@ -231,8 +271,7 @@ class MLPEnsemble(nn.Module):
 
         Returns the hold-out's ``mse`` (1 is what a constant reaches), ``mse_elites`` and ``nll``, and ``epochs``,
         ``updates``, ``rows``; ``held_out`` then tells which rows (m,) no member has seen. Raises ValueError for fewer
-        than 5 rows, other shapes, or numbers that are not finite; FitStopped when ``should_stop`` says so between two
-        updates: all is then as if the fit had not begun.
+        than 5 rows, other shapes, or numbers that are not finite; FitStopped when ``pause`` says so.
         """
         before = {name: value.clone() for name, value in self.state_dict().items()}, _random_state(feat.device)
         x, target, train, held = self._prepare(feat, action, next_feat, options.holdout)
@@ -248,14 +287,24 @@ class MLPEnsemble(nn.Module):
         groups += [{"params": [w], "weight_decay": c} for w, c in zip(self.weights, self.l2, strict=True)]
         adam = torch.optim.Adam(groups, lr=options.lr, fused=True)
         params: list[Tensor] = list(self.parameters())
-        best = [p.detach().clone() for p in params]
-        best_scores = reference = target.new_full((2, self.members), torch.inf)
-        lowest, slack = best_scores[0], options.tolerance
-        cap, epochs, updates, stale = options.max_updates or math.inf, 0, 0, 0
-        while epochs < options.max_epochs and updates < cap and stale < options.patience:
-            for columns in torch.randperm(len(data), device=data.device).split(options.batch):
-                if should_stop():
+        infinite = target.new_full((2, self.members), torch.inf)
+        at = _Course([p.detach().clone() for p in params], infinite, infinite, infinite[0])
+        left, self.unfinished = self.unfinished, None
+        if left is not None and torch.equal(left["held"].to(held.device), held):
+            _set_random_state(feat.device, left["random"].cpu())
+            adam.load_state_dict(left["adam"])
+            at = _Course(**left["course"]).to(feat.device)
+            with torch.no_grad():
+                torch._foreach_copy_(params, left["params"])
+        cap, slack, begun = options.max_updates or math.inf, options.tolerance, at.updates
+        while at.epochs < options.max_epochs and at.updates < cap and at.stale < options.patience:
+            random, mse_then = _random_state(feat.device), float(at.lowest.mean())
+            batches = torch.randperm(len(data), device=data.device).split(options.batch)
+            for columns in batches[at.batches :]:
+                if at.updates > begun and pause(FitProgress(at.epochs, at.updates, mse_then)):
                     adam.zero_grad(set_to_none=True)
+                    kept = {"held": held, "random": random, "adam": adam.state_dict(), "course": dict(vars(at))}
+                    self.unfinished = kept | {"params": [p.detach().clone() for p in params]}
                     self.load_state_dict(before[0])
                     _set_random_state(feat.device, before[1])
                     raise FitStopped
@@ -264,28 +313,32 @@ class MLPEnsemble(nn.Module):
                 for p, g in zip(params, grads, strict=True):
                     p.grad = g
                 adam.step()
-                updates += 1
-                if updates >= cap:
+                at.updates, at.batches = at.updates + 1, at.batches + 1
+                if at.updates >= cap:
                     break
-            epochs += 1
+            at.epochs, at.batches = at.epochs + 1, 0
             scores = self.scores(x_held, target_held)
             mse, nll = scores
-            lowest = torch.minimum(lowest, mse)
-            level = (mse <= lowest * (1 + slack)) & (nll < best_scores[1])
-            better = (mse < best_scores[0] * (1 - slack)) | level
-            best_scores = torch.where(better, scores, best_scores)
-            best = [torch.where(better.view(-1, 1, 1), p.detach(), b) for p, b in zip(params, best, strict=True)]
-            enough = scores < torch.stack([reference[0] * (1 - slack), reference[1] - slack])
-            reference = torch.where(enough, scores, reference)
-            stale = 0 if bool(enough.any()) else stale + 1
+            at.lowest = torch.minimum(at.lowest, mse)
+            level = (mse <= at.lowest * (1 + slack)) & (nll < at.best_scores[1])
+            better = (mse < at.best_scores[0] * (1 - slack)) | level
+            at.best_scores = torch.where(better, scores, at.best_scores)
+            at.best = [torch.where(better.view(-1, 1, 1), p.detach(), b) for p, b in zip(params, at.best, strict=True)]
+            enough = scores < torch.stack([at.reference[0] * (1 - slack), at.reference[1] - slack])
+            at.reference = torch.where(enough, scores, at.reference)
+            at.stale = 0 if bool(enough.any()) else at.stale + 1
         adam.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_copy_(params, best)
-            self.elites.copy_(best_scores[0].argsort()[: len(self.elites)])
-        mse, nll = best_scores
+            torch._foreach_copy_(params, at.best)
+            self.elites.copy_(at.best_scores[0].argsort()[: len(self.elites)])
+        mse, nll = at.best_scores
         self.held_out = held
         found = {"mse": mse.mean(), "mse_elites": mse[self.elites].mean(), "nll": nll.mean()}
-        return {k: float(v) for k, v in found.items()} | {"epochs": epochs, "updates": updates, "rows": len(feat)}
+        return {k: float(v) for k, v in found.items()} | {
+            "epochs": at.epochs,
+            "updates": at.updates,
+            "rows": len(feat),
+        }
 
     def _prepare(
         self, feat: Tensor, action: Tensor, next_feat: Tensor, holdout: float

@@ -4,7 +4,6 @@ are all there is to know) and ``RecurrentStateModel`` (they are not).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.latent import HeadStats, Latent, Losses
-from models.mlp_ensemble import FitOptions, MLPEnsemble, layer_l2
+from models.mlp_ensemble import FitOptions, MLPEnsemble, Pause, layer_l2, never
 from models.nets import MLP
 from models.termination import TERMINATIONS
 from models.world_model import Chunk, RecurrentModel
@@ -130,6 +129,7 @@ class StateEnsemble(StateModel):
 
     can_imagine = True
     learns = "fit"
+    given = False  # fitted by another run: stays as it is
 
     def __init__(
         self,
@@ -183,11 +183,11 @@ class StateEnsemble(StateModel):
         feat: Tensor,
         action: Tensor,
         next_feat: Tensor,
-        should_stop: Callable[[], bool] = lambda: False,
+        pause: Pause = never,
         weight: Tensor | None = None,
     ) -> dict[str, float]:
         """Fit the ensemble to transitions (n, F), (n, A), (n, F) in units of feat (see ``MLPEnsemble.fit``)."""
-        return self.ensemble.fit(feat, action, next_feat, self.options, should_stop, weight)
+        return self.ensemble.fit(feat, action, next_feat, self.options, pause, weight)
 
     @property
     def held_out(self) -> Tensor | None:

@@ -43,7 +43,7 @@ DATA: dict[str, Any] = {
 class World(nn.Module):
     """The state counts up by the action / 10; it ends at 1000; what it is fitted to is kept."""
 
-    learns, can_imagine = "fit", True
+    learns, can_imagine, given = "fit", True, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class World(nn.Module):
         self.held_out = torch.tensor([3, 7])
 
     def fit(
-        self, feat: Tensor, action: Tensor, next_feat: Tensor, should_stop: Any, weight: Tensor | None
+        self, feat: Tensor, action: Tensor, next_feat: Tensor, pause: Any, weight: Tensor | None
     ) -> dict[str, float]:
         self.fitted.append((feat, action, next_feat))
         self.weight = weight
@@ -148,7 +148,7 @@ def test_a_fit_that_is_stopped_is_not_counted(replay: Replay, monkeypatch: pytes
     counters: dict[str, float] = defaultdict(float)
 
     def stopped(*_: Any) -> dict[str, float]:
-        assert work.should_stop is _[3]
+        assert work.pause is _[3]
         raise FitStopped
 
     monkeypatch.setattr(work.agent.world, "fit", stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from scipy.stats import chisquare, spearmanr
 from torch import Tensor
 
+from agent import checkpoint
 from agent.penalties import ens_std_mean, make_penalty
 from models.latent import HeadStats
 from models.mlp_ensemble import DELTA_FLOOR, FitOptions, FitStopped, MLPEnsemble, layer_l2, mopo_l2
@@ -466,17 +468,50 @@ def test_uncertainty_grows_with_the_distance_to_the_data() -> None:
         assert (torch.stack(found).mean(0).diff() > 0).all(), name
 
 
-def test_a_fit_that_is_stopped_leaves_nothing_behind() -> None:
-    """Also not in the random state, so that a resumed run makes the fit that was given up."""
-    model, data = make(), transitions()
-    model.fit(*data, QUICK)
+def stopped(model: Any, data: tuple[Tensor, ...], at: int) -> None:
+    """Leave a fit after ``at`` updates, and find all as before it."""
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    calls = iter(range(100))
     with pytest.raises(FitStopped):
-        model.fit(*(2 * x for x in data), QUICK, lambda: next(calls) == 5)
-    assert next(calls) == 6, "asked between two updates"
+        model.fit(*data, QUICK, lambda progress: progress.updates == at)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), random) and model.unfinished is not None
+
+
+@pytest.mark.parametrize("at", [1, 5, 7, 19])  # of 20 updates, five an epoch
+def test_a_fit_that_is_left_goes_on_as_if_it_had_not_been(at: int, tmp_path: Path) -> None:
+    """Also from a checkpoint, in another process; more than once, at an epoch's end and within one."""
+    data = transitions()
+    whole = make()
+    expected, random = whole.fit(*data, QUICK), torch.get_rng_state()
+    assert expected["updates"] == 20
+    model = make()
+    stopped(model, data, at)
+    modules, learner = {"world": model.state_dict()}, {"fit": model.unfinished}
+    checkpoint.save(tmp_path, {"step": 0, "modules": modules, "optimisers": learner}, fingerprint={})
+    back = checkpoint.load(tmp_path)
+    assert back is not None
+    parts, seen = make(seed=1), []
+    parts.load_state_dict(back["modules"]["world"])
+    make()  # leaves the random state in which the whole fit began
+    parts.unfinished = back["optimisers"]["fit"]
+    if at < 19:
+        stopped(parts, data, at + 1)
+    found = parts.fit(*data, QUICK, lambda progress: bool(seen.append(progress.updates)))
+    assert found == expected and parts.unfinished is None and torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in parts.state_dict().items())
+    assert torch.equal(parts.held_out, whole.held_out)
+    assert seen == list(range(at + 2, 20)), "nothing is done twice"
+
+
+def test_a_fit_that_is_left_tells_nothing_of_other_data() -> None:
+    """Other rows are held out: it begins again."""
+    model, other = make(), make()
+    stopped(model, transitions(), 7)
+    torch.manual_seed(3)
+    found = model.fit(*transitions(150), QUICK)
+    torch.manual_seed(3)
+    assert found == other.fit(*transitions(150), QUICK)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_say_how_often_transitions_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
