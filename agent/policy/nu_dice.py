@@ -100,15 +100,22 @@ class NuDicePolicy(nn.Module):
         return self.critics(pairs.feat, pairs.action)[0] - self.gamma * following
 
     def _gradient_penalty(self, batch: BothBatch, expert_ahead: Tensor, own_ahead: Tensor) -> Tensor:
-        """On interpolates of the pairs, and of the next ones, of both kinds, as far as these count."""
-        kinds = (batch.expert, expert_ahead), (batch.own, own_ahead)
-        expert, own = (
-            torch.cat([torch.cat([p.feat, p.action], -1), torch.cat([p.next_feat, ahead], -1)]).detach()
-            for p, ahead in kinds
-        )
-        found = [interpolates(*now) for now in zip(expert.chunk(2), own.chunk(2), strict=True)]
+        """On interpolates of the pairs, and of the next ones, of both kinds, as far as these count; where nothing is
+        its own, as offline, of the expert's with one another: without any slope to keep to, nu falls without end.
+        """
+        there = batch.own.weight.sum() > 0
+        rows = torch.arange(len(batch.own.weight), device=there.device) % len(batch.expert.weight)
+
+        def inputs(pairs: Transitions, ahead: Tensor) -> Tensor:
+            both = torch.cat([pairs.feat, pairs.action], -1), torch.cat([pairs.next_feat, ahead], -1)
+            return torch.stack(both).detach()
+
+        expert = inputs(batch.expert, expert_ahead)
+        other = torch.where(there, inputs(batch.own, own_ahead), expert[:, rows])
+        other_weight = torch.where(there, batch.own.weight, batch.expert.weight[rows])
+        found = [interpolates(*now) for now in zip(expert, other, strict=True)]
         x, size = torch.cat([x for x, _ in found]), batch.expert.feat.shape[-1]
-        weight = torch.cat([batch.expert.weight * batch.own.weight[pick] for _, pick in found])
+        weight = torch.cat([batch.expert.weight * other_weight[pick] for _, pick in found])
         return weighted_mean((steepness(self.critics(x[:, :size], x[:, size:]), x) - 1).square(), weight)
 
     def clone(self, batch: HasClone) -> tuple[dict[str, Losses], dict[str, Tensor]]:

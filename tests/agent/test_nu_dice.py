@@ -183,8 +183,9 @@ def test_the_penalty_holds_nus_slope_at_one_and_units_apart() -> None:
     for slope, penalty in ((1.0, 0.0), (3.0, 40.0)):
         policy.critics = Slope(slope)
         assert policy.losses(BATCH)[0]["critics"]["gp"].item() == pytest.approx(penalty, abs=1e-4)
-    none = BothBatch(BATCH.expert, dataclasses.replace(OWN, weight=torch.zeros(N)), CLONE)
-    assert policy.losses(none)[0]["critics"]["gp"].item() == 0.0, "pairs that do not count are penalised nowhere"
+    counts_nowhere = dataclasses.replace(BATCH.expert, weight=torch.zeros(N))
+    for batch in (BothBatch(counts_nowhere, OWN, CLONE), BothBatch(counts_nowhere, counts_nowhere, CLONE)):
+        assert policy.losses(batch)[0]["critics"]["gp"].item() == 0.0, "pairs that do not count are penalised nowhere"
     with torch.no_grad():
         for layer in policy.actor.modules():
             if isinstance(layer, nn.Linear):
@@ -192,6 +193,44 @@ def test_the_penalty_holds_nus_slope_at_one_and_units_apart() -> None:
         policy.actor.net[-1].weight[:2, 0] = torch.tensor([2.0, 3.0])
     # two units with product 6, counted from both sides
     assert policy.losses(BATCH)[0]["actor"]["orthogonal"].item() == pytest.approx(72.0)
+
+
+class Squares(nn.Module):
+    """nu = the sum of the squared features: its slope is 2 ||feat||, wherever that is."""
+
+    def forward(self, feat: Tensor, action: Tensor) -> Tensor:
+        return (feat.square().sum(-1) + 0 * action.sum(-1))[None]
+
+
+def slopes(batch: BothBatch) -> float:
+    """The gradient penalty with ``Squares``: (2 r - 1)^2 of the features at distance r from 0."""
+    policy: Any = make(gp_weight=1.0)
+    policy.critics = Squares()
+    return policy.losses(batch)[0]["critics"]["gp"].item()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_penalty_is_of_pairs_and_of_next_ones(own: bool) -> None:
+    """Where all present features lie at distance 1 in one direction, all next ones at 2: half of (2 - 1)^2 and half of
+    (4 - 1)^2; and where nothing is its own (offline), of the expert's pairs with one another.
+    """
+    unit = torch.eye(F)[:1].expand(N, -1)
+    there = Transitions(unit, OWN.action, 2 * unit, torch.zeros(N), torch.ones(N))
+    other = there if own else dataclasses.replace(OWN, weight=torch.zeros(N))
+    assert slopes(BothBatch(there, other, CLONE)) == pytest.approx(5.0, abs=1e-4)
+
+
+def test_demonstrations_alone_keep_nu_from_falling_without_end() -> None:
+    """zeta = 0, no own transitions: nu's slopes stay about 1, and so its values within the reach of the data."""
+    policy = make(hidden=32, gp_weight=10.0, act="relu")
+    optimiser = Optimiser(policy.critics.parameters(), lr=3e-3, clip=100.0, eps=1e-8, wd=0.0)
+    expert = Transitions(*(numbers(32, n, seed=i) for i, n in enumerate((F, A, F))), torch.zeros(32), torch.ones(32))
+    batch = BothBatch(expert, dataclasses.replace(expert, weight=torch.zeros(32)), CLONE)
+    for _ in range(400):
+        optimiser.step(policy.losses(batch)[0]["critics"].total)
+    x = torch.cat([expert.feat, expert.action], -1).requires_grad_(True)
+    (grad,) = torch.autograd.grad(policy.critics(x[:, :F], x[:, F:]).sum(), x)
+    assert grad.norm(dim=-1).max() < 2.0
 
 
 def test_the_policy_comes_to_do_what_the_expert_does() -> None:
