@@ -484,6 +484,49 @@ def test_hype_and_hyper_official_are_the_codes_column() -> None:
     assert (data["real_fraction"], data["expert_fraction"], hyper["starts"]["p"]) == (0.0, 0.0, 0.5)
 
 
+def differing(algo: str, other: str, obs: str = "state") -> set[str]:
+    """Dotted names of the settings in which two presets differ, but for their own names."""
+
+    def flat(node: Any, path: str = "") -> dict[str, Any]:
+        if not isinstance(node, dict) or not node:
+            return {path: node}
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{path}.{key}" if path else key).items()}
+
+    a, b = (flat({k: v for k, v in preset(name, "small", obs).items() if k != "algo"}) for name in (algo, other))
+    return {key for key in a.keys() | b.keys() if a.get(key, "-") != b.get(key, "-")}
+
+
+def test_what_moment_matching_becomes_with_resets_clones_and_demonstrated_transitions() -> None:
+    """Algorithms 3.5: each differs from its base in what it is named after, ours and the code's."""
+    for resets, base in (("filter", "mm"), ("hype_filter", "hype"), ("filter_official", "mm_official")):
+        assert differing(resets, base) == {"starts.env_reset"}
+        assert preset(base, "small", "state")["starts"]["env_reset"] == 0
+        assert preset(resets, "small", "state")["starts"]["env_reset"] == 0.5
+    for clones, base in (("bc_reg", "mm"), ("bc_reg_official", "mm_official")):
+        assert {"policy.bc", "policy.bc_weight"} <= differing(clones, base)
+        assert differing(clones, base) <= {"policy.bc", "policy.bc_weight", "clone_noise"}
+        policy = preset(clones, "small", "state")["policy"]
+        assert (policy["bc"], policy["bc_weight"]) == ("mse", 1.0)
+        assert preset(base, "small", "state")["policy"]["bc_weight"] == 0
+    for base, hype in (("mm", "hype"), ("mm_official", "hype_official")):
+        assert differing(base, hype) == {"data.expert_fraction"}
+        assert preset(base, "small", "state")["data"]["expert_fraction"] == 0.0
+        assert preset(hype, "small", "state")["data"]["expert_fraction"] != 0.0
+
+
+def test_gail_official_is_the_codes_column() -> None:
+    """Algorithms 3.9, the row of Hopper: log D (f-IRL's repository), times .2, beside an entropy of weight 1."""
+    config = preset("gail_official", "small", "state")
+    reward, policy, data, optim = (config[part] for part in ("reward", "policy", "data", "optim"))
+    assert (reward["kind"], reward["map"], reward["hidden"], reward["act"]) == ("bce", "log_d", 128, "tanh")
+    assert (reward["layers"], reward["gp"], reward["gp_weight"]) == (2, "input", 4.0)
+    assert (policy["reward_scale"], policy["reward_scale"] * policy["temperature"]) == (0.2, 1.0)
+    assert (policy["hidden"], policy["layers"], policy["critic_norm"]) == (256, 2, False)
+    assert (data["batch"], data["capacity"], data["updates_per_step"]) == (256, 201_000, 0.1)
+    assert [optim[name]["lr"] for name in ("reward", "actor", "critics")] == [3e-4] * 3
+    assert (config["n_demos"], config["steps"], config["ema"]) == (1, 1_000_000, 0.0)
+
+
 @pytest.mark.parametrize(("algo", "least"), [("hype_official", 5), ("hyper_official", 5), ("airl_official", 3)])
 def test_overrides_that_an_official_preset_names_for_other_tasks_exist(algo: str, least: int) -> None:
     told = (CONFIGS / "algo" / f"{algo}.yaml").read_text(encoding="utf-8").split("defaults:")[0]

@@ -83,6 +83,8 @@ def test_losses_by_hand(states: str, regularised: str) -> None:
     torch.testing.assert_close(found["critics"]["value"], expected)
     torch.testing.assert_close(found["critics"]["chi"], chi / 2)
     torch.testing.assert_close(metrics["reward_own"], mean["own"](r).detach())
+    # the actor learns in the states of both: tau log pi - Q = -v
+    torch.testing.assert_close(found["actor"]["rl"], -(3 * mean["expert"](v) + 4 * mean["own"](v)) / 7)
 
 
 def test_what_follows_has_a_gradient_only_by_the_critic_itself() -> None:

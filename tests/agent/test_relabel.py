@@ -182,6 +182,24 @@ def test_demonstrations_become_what_earns_more(
     assert earned[0].mean() > earned[1][mine].mean() + 0.1
 
 
+def test_airl_knows_what_follows_and_how_likely_the_policy_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D = sigmoid(f - log pi(a|s)) of replayed actions under the policy of this moment (algorithms 3.9)."""
+    agent = make("airl")
+    own, demo = chunks("state")
+    loss, told = agent.reward.loss, []
+    monkeypatch.setattr(agent.reward, "loss", lambda *args: told.append(args) or loss(*args))
+    for index in range(3):
+        before = copy.deepcopy(agent.policy.actor)
+        agent.update(own, demo, index)
+        for x, chunk in zip(told[-1][:2], (demo, own), strict=True):
+            feat, ahead = (agent.world.latent(chunk.obs[:, t]).feat for t in (0, 1))
+            with torch.no_grad():
+                log_pi = before(feat).log_prob(chunk.action[:, 1]).clamp(-30, 30)
+            parts = feat, chunk.action[:, 1], ahead, torch.zeros(len(feat), 1), log_pi[:, None]
+            torch.testing.assert_close(x, torch.cat(parts, -1))
+    assert (told[0][0][:, -1] - told[2][0][:, -1]).abs().max() > 1e-4, "not that of the policy that acted"
+
+
 # ---------------------------------------------------------------------- who moves
 
 
