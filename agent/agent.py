@@ -105,6 +105,7 @@ class Agent(nn.Module):
 
     def set_normaliser(self, states: Tensor) -> None:
         """Statistics of states (n, d) for the model and for the copy of it that acts from the first episode on."""
+        states = states.to(self.device)
         for world in (self.world, *([] if self.slow is None else [self.slow["world"]])):
             world.set_normaliser(states)
 
@@ -236,7 +237,9 @@ class Agent(nn.Module):
         if chunk.imitated is None:
             return pairs
         more = self._pairs(own, chunk)
-        weight = more.weight * chunk.imitated.float().repeat_interleave(chunk.action.shape[1] - 1)
+        # a chunk that is longer than its episode goes on with another one, which nobody measured
+        near = chunk.imitated[:, None] & (chunk.is_first[:, 1:].cumsum(1) == 0)
+        weight = more.weight * near.flatten()
         both = (pairs.feat, more.feat), (pairs.action, more.action), (pairs.weight, weight)
         return ClonePairs(*(torch.cat(two) for two in both))
 

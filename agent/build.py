@@ -272,13 +272,14 @@ def _check_termination(config: Config, termination: str) -> None:
     if termination not in TERMINATIONS:
         raise ConfigError(f"data.termination: {termination!r} is none of {', '.join(TERMINATIONS)}")
     kind, given = config["world_model"]["kind"], config["data"]["regime"].startswith("offline")
-    if termination not in UNCHANGED and (kind in ("mlp", "rssm") or given):
+    if termination not in UNCHANGED and (kind in ("mlp", "rssm", "rssm_state") or given):
         raise ConfigError(
             f"data.termination={termination}: algo={config['algo']['name']} would fit its model to transitions that no "
             "environment made; it is for methods without dynamics or data set"
         )
     if termination == "absorbing" and kind != "state":
-        raise ConfigError("data.termination=absorbing: pictures have no entry for a flag: obs=state")
+        lacking = "pictures have" if config["obs"]["name"] == "pixels" else f"world_model={kind} has"
+        raise ConfigError(f"data.termination=absorbing: {lacking} no entry for a flag: obs=state, world_model=state")
     if termination == "ignore" and config["world_model"].get("termination", "none") != "none":
         raise ConfigError("data.termination=ignore: imagination would still end: world_model.termination=none")
 

@@ -185,15 +185,18 @@ def _run_group(
             raise Interrupted
         action, carry = agent.act(obs, action, first, carry, mode=mode, noise=noise)
         first = np.zeros(n, bool)
-        obs, reward, terminated, truncated, infos = envs.step(action)
-        action = np.stack([info.get("did", one) for info, one in zip(infos, action, strict=True)])
-        for i in np.flatnonzero(running).tolist():
-            traces[i].obs.append(obs[i])
+        here = np.flatnonzero(running)  # a simulator need not take a step after its last
+        seen, reward, terminated, truncated, infos = envs.step(action[here], here.tolist())
+        obs, action = obs.copy(), action.copy()
+        for k, i in enumerate(here.tolist()):
+            obs[i], action[i] = seen[k], infos[k].get("did", action[i])
+            traces[i].obs.append(seen[k])
             traces[i].action.append(action[i])
-            traces[i].rewards.append(float(reward[i]))
-            traces[i]._see(infos[i])
-            traces[i].terminal = bool(terminated[i])
-        on_step(int(running.sum()))
+            traces[i].rewards.append(float(reward[k]))
+            traces[i]._see(infos[k])
+            traces[i].terminal = bool(terminated[k])
+        on_step(len(here))
         limited = np.array([t.limit is not None and t.steps >= t.limit for t in traces])
-        running &= ~(terminated | truncated | limited)
+        running &= ~limited
+        running[here] &= ~(terminated | truncated)
     return traces

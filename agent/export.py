@@ -237,7 +237,7 @@ def difference(agent: Agent, graph: bytes, card: dict[str, Any]) -> float:
     rng = np.random.default_rng(0)
     deployed = Deployed(graph, card)
     carry, action, worst = agent.world.initial(1), np.zeros((1, card["action"]["size"]), np.float32), 0.0
-    mean, std = (np.asarray(getattr(agent.world, n, x), np.float32) for n, x in (("mean", 0.0), ("std", 1.0)))
+    mean, std = (np.asarray(getattr(agent.acting[0], n, x), np.float32) for n, x in (("mean", 0.0), ("std", 1.0)))
     for step in range(CHECKED):
         if card["obs"]["dtype"] == "uint8":
             obs = rng.integers(0, 256, card["obs"]["shape"], np.uint8)

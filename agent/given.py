@@ -20,7 +20,7 @@ from envs.episode import Episode
 
 RANGE = "recorded_actions"  # of an episode's meta: what its data set recorded of the actions
 TOLD = ("truth", "fitted", "ml_leak")  # rewards that the replay keeps the true ones for
-IMAGINES = ("rssm", "mlp")  # world models that may be fitted to demonstrations, whatever the reward is
+IMAGINES = ("rssm", "rssm_state", "mlp")  # world models that may be fitted to demonstrations, whatever the reward is
 UNTAUGHT = ("truth", "fitted", "frozen", "none")  # rewards that no demonstration teaches
 
 

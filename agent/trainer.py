@@ -36,7 +36,9 @@ ACT = {"sampled": False, "mode": True}  # how training episodes are acted
 
 
 class Trainer:
-    """Owns the counters, the random streams and the cadences; everything that ``save`` writes, ``resume`` restores."""
+    """Owns the counters, the random streams and the cadences; all that ``save`` writes, ``resume`` restores. What
+    the next line of metrics.jsonl will average is not of it: after a resume the first line is of fewer updates.
+    """
 
     def __init__(
         self,
@@ -255,23 +257,16 @@ class Trainer:
 
     def _upkeep(self, upkeep: Upkeep) -> bool:
         """Fits and rounds that are due before the next update; False when the user interrupts. A round looks at the
-        newest episodes, or at ``reward_fresh`` new ones, which count as environment steps but go nowhere else.
-
-        Raises FitStopped; a resumed run then collects the same new ones again.
+        newest episodes, or at ``reward_fresh`` new ones, which count as environment steps but go nowhere else; a fit
+        comes before them, so that they need not be played again when it is left for a while. Raises FitStopped.
         """
-        if self.data["reward_fresh"] == 0 or not upkeep.round_due(self.counters):
-            self._keep_metrics(upkeep.before(self.counters, self.rng, self.recent))
-            return True
-        before, counted = self._random_state(), dict(self.counters)
-        if (fresh := self._fresh()) is None:
-            return False
-        try:
-            self._keep_metrics(upkeep.before(self.counters, self.rng, fresh))
-        except FitStopped:
-            self._set_random_state(before)
-            self.counters.clear()
-            self.counters.update(counted)
-            raise
+        self._keep_metrics(upkeep.fit_if_due(self.counters))
+        seen: Sequence[int] | RowPairs = self.recent
+        if self.data["reward_fresh"] > 0 and upkeep.round_due(self.counters):
+            if (fresh := self._fresh()) is None:
+                return False
+            seen = fresh
+        self._keep_metrics(upkeep.before(self.counters, self.rng, seen))
         return True
 
     def _random_state(self) -> Any:

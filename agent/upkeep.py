@@ -65,11 +65,9 @@ class Upkeep:
 
         Raises FitStopped when a fit was stopped: nothing has been done or counted then.
         """
+        found = self.fit_if_due(counters)
         done = int(counters["paid"])
-        found: dict[str, Tensor] = {}
         round_due = self.round_due(counters)
-        if self.fits and self._due("fit", done):
-            found |= self.fit()
         counters["paid"] += 1
         if round_due:
             counters["reward_rounds"] += 1
@@ -89,6 +87,15 @@ class Upkeep:
         return done >= 0 and (done % every == 0 if every else done == 0)
 
     # ---- world model ----
+    def fit_if_due(self, counters: MutableMapping[str, float]) -> dict[str, Tensor]:
+        """The fit that belongs before the next update, unless it has been made. Raises FitStopped."""
+        done = int(counters["paid"])
+        if not self.fits or not self._due("fit", done) or counters["fitted"] > done:
+            return {}
+        found = self.fit()
+        counters["fitted"] = done + 1
+        return found
+
     def fit(self) -> dict[str, Tensor]:
         """Fit the world model to every transition there is, demonstrations among them (algorithms 3.6).
 

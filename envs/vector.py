@@ -115,12 +115,17 @@ class VectorEnv:
         result: tuple[np.ndarray, dict[str, Any]] = self._one(index, "reset", (int(seed), sim_state))
         return result
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step the first len(actions) environments: obs (n, ...), reward, terminated, truncated (n,), infos."""
+    def step(
+        self, actions: np.ndarray, which: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step the first len(actions) environments, or those named, each once: obs (n, ...), reward, terminated,
+        truncated (n,), infos.
+        """
         self._check_open()
-        if not 1 <= len(actions) <= len(self):
+        named = list(range(len(actions)) if which is None else which)
+        if not 1 <= len(actions) <= len(self) or len(named) != len(actions) or len(set(named)) < len(named):
             raise EnvError(f"{len(self)} environments take 1 to {len(self)} actions, got {len(actions)}")
-        results: list[_Step] = self._all([("step", np.asarray(action)) for action in actions])
+        results: list[_Step] = self._all([("step", np.asarray(action)) for action in actions], named)
         obs, reward, terminated, truncated, infos = zip(*results, strict=True)
         flags = np.array(terminated, np.bool_), np.array(truncated, np.bool_)
         return np.stack(obs), np.array(reward, np.float32), *flags, list(infos)
@@ -160,11 +165,11 @@ class VectorEnv:
             self.close()
             raise
 
-    def _all(self, commands: Sequence[tuple[str, Any]]) -> list[Any]:
-        """Send one command to each environment, then collect the answers in order."""
+    def _all(self, commands: Sequence[tuple[str, Any]], which: Sequence[int] | None = None) -> list[Any]:
+        """Send one command to each environment (``which``: to those), then collect the answers in order."""
         self._check_open()
+        asked = [self._workers[i] for i in (range(len(commands)) if which is None else which)]
         try:
-            asked = self._workers[: len(commands)]
             for worker, (command, value) in zip(asked, commands, strict=True):
                 worker.send(command, value)
             return [worker.receive() for worker in asked]

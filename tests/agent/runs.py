@@ -81,8 +81,8 @@ def poison(patch: pytest.MonkeyPatch) -> None:
     rng, load = np.random.default_rng(0), dataset.load
 
     class Poisoned(LocalVector):
-        def step(self, actions: np.ndarray) -> Any:
-            obs, reward, terminated, truncated, infos = super().step(actions)
+        def step(self, actions: np.ndarray, which: Any = None) -> Any:
+            obs, reward, terminated, truncated, infos = super().step(actions, which)
             lies = {"score": rng.random(), "success": bool(rng.random() < 0.5), "tasks_done": np.ones(1, np.float32)}
             return obs, np.full_like(reward, np.nan), terminated, truncated, [info | lies for info in infos]
 

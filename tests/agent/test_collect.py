@@ -63,6 +63,32 @@ def test_episodes_begin_at_stored_states_and_end_when_the_demonstration_would_ha
         assert not found["is_terminal"].any(), "running out of time is no termination"
 
 
+def test_no_environment_is_stepped_after_its_end(envs: VectorEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulators may refuse it; and what the others see does not depend on who has ended."""
+    steps: dict[int, int] = {}
+    step, reset = LineEnv.step, LineEnv.reset
+
+    def ends(self: Any, action: np.ndarray) -> Any:
+        assert steps[id(self)] < self.last, "executing action in terminated episode"
+        steps[id(self)] += 1
+        obs, reward, _, truncated, info = step(self, action)
+        return obs, reward, steps[id(self)] == self.last, truncated, info
+
+    def begins(self: Any, **options: Any) -> Any:
+        steps[id(self)], self.last = 0, 4 if options["seed"] % 2 else 9
+        return reset(self, **options)
+
+    alone = [run_episodes(Pushing(), envs, [seed], mode=True)[0] for seed in (3, 4)]  # type: ignore[arg-type]
+    monkeypatch.setattr(LineEnv, "step", ends)
+    monkeypatch.setattr(LineEnv, "reset", begins)
+    traces = run_episodes(Pushing(), envs, [3, 4], mode=True)  # type: ignore[arg-type]
+    assert [(t.steps, t.terminal) for t in traces] == [(4, True), (9, True)]
+    for trace, other in zip(traces, alone, strict=True):
+        found, expected = trace.arrays(), other.arrays()
+        for name in ("obs", "action"):
+            np.testing.assert_array_equal(found[name], expected[name][: trace.steps + 1])
+
+
 def test_without_starts_all_episodes_are_the_tasks_own(envs: VectorEnv) -> None:
     plain, same = (
         run_episodes(Pushing(), envs, [1, 2, 3], mode=True, starts=starts)  # type: ignore[arg-type]

@@ -291,6 +291,18 @@ def test_mistakes_are_named_in_one_line(argument: str, expected: str) -> None:
     assert expected in text and "\n" not in text and "http" not in text
 
 
+@pytest.mark.parametrize(
+    ("algo", "key"),
+    [("cmil", "policy.target_every"), ("cmil", "policy.critics"), ("hype", "policy.polyak_every"),
+     ("hype", "policy.hold"), ("hyper_antmaze", "policy.delay"), ("hyper", "world_model.max_epochs"),
+     ("hyper", "world_model.patience")],
+)  # fmt: skip
+def test_what_is_counted_in_is_above_zero(algo: str, key: str) -> None:
+    """0 would be divided by in the middle of a run."""
+    with pytest.raises(ConfigError, match=rf"{key}=0: expected at least 1"):
+        load_config(["task=line", "size=debug", "obs=state", f"algo={algo}", f"{key}=0"])
+
+
 @pytest.mark.parametrize(("key", "value"), [("obs_std", "0"), ("margin", "-1"), ("std_floor", "0")])
 def test_a_model_of_states_divides_by_nothing_and_cuts_nothing_away(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"world_model\.{key}={value}: expected at least"):

@@ -305,6 +305,7 @@ def build(algo: str, obs: str, *more: str) -> Any:
     [
         ("hyper", "state", ("data.termination=absorbing",), "algo=hyper would fit its model to transitions that no"),
         ("cmil", "pixels", ("data.termination=fixed_horizon",), "algo=cmil would fit its model"),
+        ("cmil_recurrent", "state", ("data.termination=fixed_horizon",), "algo=cmil_recurrent would fit its model"),
         ("gail", "pixels", ("data.termination=absorbing",), "pictures have no entry|fit its model"),
         ("pdac", "pixels", ("data.termination=absorbing",), "pictures have no entry for a flag: obs=state"),
         ("ml_irl", "state", ("data.termination=absorbing",), "compares whole trajectories"),

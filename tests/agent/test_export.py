@@ -100,6 +100,20 @@ def test_the_best_weights_are_exported_and_what_was_measured_of_them_is_told(
     assert json.loads((out / "policy.json").read_text())["evaluation"] is None, "of other weights"
 
 
+def test_chosen_weights_are_checked_where_the_run_has_been(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within two deviations of the states that it was shown: theirs is the scale that acts."""
+    run, seen = made["state"][0], []
+    act = Deployed.act
+    monkeypatch.setattr(Deployed, "act", lambda self, obs: (seen.append(obs), act(self, obs))[1])
+    assert export.main([f"run={run}", f"out={tmp_path / 'chosen'}", "weights=chosen"]) == 0
+    slow = open_run(run, "chosen")[1]["modules"]["slow"]
+    mean, std = slow["world.mean"].numpy(), slow["world.std"].numpy()
+    assert abs(std[0] - 1) > 0.1 and len(seen) >= 5
+    assert (np.abs(np.stack(seen) - mean) <= 2 * std + 1e-5).all()
+
+
 def test_it_runs_without_torch(made: dict[str, tuple[Path, Path]]) -> None:
     program = "import sys; sys.modules['torch'] = None; from agent.deploy import main; sys.exit(main(sys.argv[1:]))"
     arguments = [f"policy={made['rssm'][1]}", "episodes=2", "pace=false"]

@@ -118,6 +118,23 @@ def test_a_run_stopped_in_a_fit_after_them_continues_exactly(run_dir: Path, tmp_
     assert_same(run_dir, tmp_path / "parts")
 
 
+def test_episodes_for_a_round_are_not_played_again_for_a_fit_that_is_left(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit that is due before the same update comes first: however often it is left to save, they are played once."""
+    given = (*RUN, "algo=hyper_official", "data.fit_every=30", "data.rollouts_per_step=2", "data.memory=2000",
+             "world_model.hidden=32", "world_model.max_epochs=3", "world_model.patience=9")  # fmt: skip
+    start(run_dir, *given)
+    played, saves = [], []
+    fresh, save = Trainer._fresh, Trainer.save
+    monkeypatch.setattr(Trainer, "_fresh", lambda self: (played.append(0), fresh(self))[1])
+    monkeypatch.setattr(Trainer, "save", lambda self: (saves.append(0), save(self))[1])
+    monkeypatch.setattr(Trainer, "_save_is_due", lambda self: True)
+    start(tmp_path / "saved", *given)
+    assert len(saves) > 20 and len(played) == state(run_dir)["counters"]["reward_rounds"] == 3
+    assert_same(run_dir, tmp_path / "saved")
+
+
 def test_rollouts_grow_with_practice_and_windows_with_the_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes for the reward alone count, and are no practice (algorithms 3.6, HR8)."""
     seen = []

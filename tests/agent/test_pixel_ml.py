@@ -340,8 +340,8 @@ def test_true_rewards_never_reach_a_learner(
     class Poisoned(LocalVector):
         """Lies about everything that only evaluation may know."""
 
-        def step(self, actions: np.ndarray) -> Any:
-            obs, reward, terminated, truncated, infos = super().step(actions)
+        def step(self, actions: np.ndarray, which: Any = None) -> Any:
+            obs, reward, terminated, truncated, infos = super().step(actions, which)
             return (
                 obs,
                 np.full_like(reward, np.nan),

@@ -93,6 +93,18 @@ def test_mistakes_fail_before_any_process_starts() -> None:
             vector.reset_at(2, 0)
 
 
+def test_those_that_are_named_are_stepped_and_no_others() -> None:
+    with VectorEnv("line", "state", 3, processes=False) as vector:
+        obs, _ = vector.reset([3, 4, 5])
+        before = vector.get_states()
+        seen, *_, infos = vector.step(np.full((2, 1), 0.5, np.float32), [2, 0])
+        np.testing.assert_allclose(seen, np.clip(obs[[2, 0]] + 0.05, -1, 1), atol=1e-6)
+        assert len(infos) == 2 and np.array_equal(vector.get_states()[1], before[1])
+        for wrong in ([0, 0], [1], [0, 1, 2]):
+            with pytest.raises(EnvError, match="actions"):
+                vector.step(np.zeros((2, 1)), wrong)
+
+
 def test_fewer_seeds_or_actions_concern_the_first_environments_only() -> None:
     with VectorEnv("line", "state", 2, processes=False) as both, VectorEnv("line", "state", 1, processes=False) as one:
         both.reset([3, 4])
