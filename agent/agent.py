@@ -79,6 +79,7 @@ class Agent(nn.Module):
             self.slow.requires_grad_(False)
             # walking through the modules for them costs more than averaging small networks
             self._averaged = self._acting(self.slow["world"], self.slow["actor"]), self._acting(world, policy.actor)
+            self._copied = [*self.slow.buffers()], [*world.buffers(), *policy.actor.buffers()]
         groups = {"world": list(world.parameters())} if world.learns == "likelihood" else {}
         if hasattr(reward, "groups"):
             groups |= reward.groups()
@@ -189,8 +190,8 @@ class Agent(nn.Module):
         young = (1 + index) / (10 + index) if self.options.ema_warm_up else 1.0
         decay = min(self.options.ema, young)
         torch._foreach_lerp_(*self._averaged, 1 - decay)
-        for kept, now in zip(self.slow.buffers(), [*self.world.buffers(), *self.policy.actor.buffers()], strict=True):
-            kept.copy_(now)  # statistics are not averaged: features would mean something between two scales
+        if self._copied[0]:  # statistics are not averaged: features would mean something between two scales
+            torch._foreach_copy_(*self._copied)
 
     @staticmethod
     def _acting(world: Any, actor: Any) -> list[Tensor]:

@@ -156,14 +156,19 @@ class Optimiser:
         if self.shared is not None:
             self.shared(self.params)
 
+    @torch.no_grad()
     def apply(self) -> Tensor:
         """Clip and update. Returns the gradient norm before clipping as a tensor: no synchronisation."""
-        norm = nn.utils.clip_grad_norm_(self.params, self.clip)
+        moved = [p for p in self.params if p.grad is not None]
+        if not moved:
+            return torch.zeros((), device=self.params[0].device)
+        # torch's clip_grad_norm_ and zero_grad, without their walks and checks: a tenth of a small network's update
+        grads = [p.grad for p in moved if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         if self.l2 > 0:
-            with torch.no_grad():
-                for p in self.params:
-                    if p.grad is not None:
-                        p.grad.add_(p, alpha=self.l2)
+            torch._foreach_add_(grads, moved, alpha=self.l2)
         self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        for p in moved:
+            p.grad = None
         return norm

@@ -109,11 +109,12 @@ class StackedMLP(nn.Module):
         """Scalars of all members, float32."""
         lead = x.shape[:-1]
         y = x.reshape(-1, x.shape[-1])
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             y = layer(y)
             y = self.act(F.layer_norm(y, y.shape[-1:]) if self.norm else y)
         with torch.autocast(y.device.type, enabled=False):  # bf16 would round a value of 50 to quarters
-            return self.layers[-1](y.float()).reshape(-1, *lead)
+            return last(y.float()).reshape(-1, *lead)
 
 
 def _init_conv(conv: nn.Conv2d | nn.ConvTranspose2d, fan_in: int, fan_out: int) -> None:

@@ -75,9 +75,10 @@ class CostNet(nn.Module):
 
     def each(self, x: Tensor) -> Tensor:
         """Member k on its own rows: (K, n, X) -> (K, n), float32. (n, X) stands for the same rows for all."""
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = F.relu(layer(x))
-        f = self.layers[-1](x).float().squeeze(-1)
+        f = last(x).float().squeeze(-1)
         return self.clip * torch.tanh(f / self.clip) if self.clip > 0 else f
 
 
