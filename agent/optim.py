@@ -159,7 +159,7 @@ class Optimiser:
     @torch.no_grad()
     def apply(self) -> Tensor:
         """Clip and update. Returns the gradient norm before clipping as a tensor: no synchronisation."""
-        moved = [p for p in self.params if p.grad is not None]
+        moved: list[Tensor] = [p for p in self.params if p.grad is not None]
         if not moved:
             return torch.zeros((), device=self.params[0].device)
         # torch's clip_grad_norm_ and zero_grad, without their walks and checks: a tenth of a small network's update

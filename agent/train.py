@@ -189,8 +189,9 @@ def _train(
                 f"{envs.observation_space.shape} and {envs.action_space.shape[0]}: they are of another version of it"
             )
         trainer = Trainer(config, folder, agent, envs, replay, given.demos, logger, state, given.recorded, team)
-        begun = _resumed(trainer, state is not None, given.more)
-        shown = given.notes if state is None and config["obs"]["name"] == "pixels" else []
+        resumed, state = state is not None, None  # whose imagined transitions are held once
+        begun = _resumed(trainer, resumed, given.more)
+        shown = given.notes if not resumed and config["obs"]["name"] == "pixels" else []
         shared = "" if team is None else f"{team.size} processes share each update of {data['batch']} chunks"
         told = note, started, f"run: {folder}", replay.describe(), begun, shared, envs.note, envs.drawing(), *shown
         for text in filter(None, told):
