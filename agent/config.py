@@ -59,6 +59,8 @@ _LEAST = {
     "data.reward_steps": 0,
     "data.reward_batch": 1,
     "data.rollouts_per_step": 0,
+    "data.seed_steps": 0,
+    "policy.temperature": 0,
     "policy.horizon": 2,
     "policy.critics": 1,
     "policy.target_every": 1,
@@ -77,6 +79,8 @@ _LEAST = {
     "save_seconds": 0,
     "world_model.members": 1,
     "world_model.stoch": 1,
+    "world_model.deter": 1,
+    "world_model.depth": 1,
     "world_model.max_epochs": 1,
     "world_model.max_updates": 0,
     "world_model.patience": 1,
@@ -163,6 +167,12 @@ def _quoted(override: str) -> str:
     return f"{key}='{value}'"
 
 
+def _at_home(override: str) -> str:
+    """``~`` in a path means the user's folder, which shells leave alone behind a key."""
+    key, value = override.split("=", 1)
+    return f"{key}={Path(value).expanduser()}" if key in _PATHS and value.startswith("~") else override
+
+
 def _check_value(key: str, value: Any, default: Any) -> None:
     """Raise ConfigError unless ``value`` is of the kind that the key holds by default (null: a number, or none)."""
 
@@ -217,7 +227,7 @@ def load_config(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
                 raise ConfigError(
                     f"{key}={value}: no such {key}{_nearest(value, choices)} (known: {', '.join(choices)})"
                 )
-    given, note = _size([_quoted(o) for o in given])
+    given, note = _size([_quoted(_at_home(o)) for o in given])
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

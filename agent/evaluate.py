@@ -127,6 +127,8 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
     device = pick_device(options.device)
     task, obs = config["task"], config["obs"]
     first = EVAL_SEEDS + options.seed
+    if not os.access(options.run, os.W_OK):
+        raise ConfigError(f"{options.run}: cannot be written to, and {REPORT[options.weights]} belongs there")
     started = time.monotonic()
     with open_envs(config, _processes(options)) as envs:
         episodes = envs.different(options.episodes)
@@ -164,13 +166,15 @@ def evaluate(options: Options, stream: TextIO | None = None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions(device),
     }
+    _print(report, stream)  # before anything is written: a full disk must not cost the episodes
     if clips and ends is not None:
         kind = KINDS[options.mode][0][0]
         of = "eval" if options.weights == "last" else f"eval-{options.weights}"
         named = zip(("best", "worst"), clips, ends, strict=True)
         report["videos"] = {n: _video(options.run, f"{of}-{n}-episode", c, f"{n}, {kind}", t) for n, c, t in named}
     write_atomic(options.run / REPORT[options.weights], json.dumps(report, indent=1).encode())
-    _print(report, options.run, stream)
+    seeds_told = f"seeds {report['seeds']['first']}..{report['seeds']['last']}"
+    print(f"{seeds_told}; written to {options.run / REPORT[options.weights]}", file=stream)
     return report
 
 
@@ -266,7 +270,7 @@ def _video(run: Path, file: str, frames: np.ndarray, name: str, trace: Trace) ->
     return str(path.relative_to(run))
 
 
-def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
+def _print(report: dict[str, Any], stream: TextIO) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -300,8 +304,6 @@ def _print(report: dict[str, Any], run: Path, stream: TextIO) -> None:
     console.print(report["success_definition"])
     if report["note"]:
         console.print(report["note"])
-    written = run / REPORT[at["weights"]]
-    console.print(f"seeds {report['seeds']['first']}..{report['seeds']['last']}; written to {written}")
 
 
 class _Progress:

@@ -78,6 +78,7 @@ def export(options: Options) -> Path:
         raise ConfigError(f"out={options.out}: is a file")
     config, state = open_run(options.run, options.weights)
     task, obs = config["task"], config["obs"]
+    _refuse_foreign(options.out)
     robot = robot_of(options.run) or {}
     # best and chosen weights come without the replay, whose shapes are those of the task
     layout = (state if "replay" in state else open_run(options.run)[1])["replay"]["layout"]
@@ -120,6 +121,17 @@ def export(options: Options) -> Path:
     write_atomic(options.out / CARD, json.dumps(card, indent=1).encode())  # last: a folder with a card is complete
     print(f"{options.out}: {len(graph) / 1e6:.1f} MB; acts like the run to {card['check']['largest_difference']:.1e}")
     return options.out
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise ConfigError where files of the user's own would be replaced: a policy's folder has a card, or, when it was
+    left half-written, a graph.
+    """
+    from agent.build import ConfigError
+
+    names = [name for name in ("README.md", "deploy.py", "frames.py") if (out / name).exists()]
+    if names and not (out / CARD).exists() and not (out / GRAPH).exists():
+        raise ConfigError(f"out={out}: holds {names[0]}, which this command has not written: name another folder")
 
 
 def _of_the_task(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,8 +113,9 @@ def record(options: Options) -> list[Path]:
         if not joint:
             raise ConfigError(f"source=replay: out must name a {d4rl.SUFFIX} file")
         chosen = options.sampled or options.steps is not None or options.min_score is not None
-        if chosen or options.weights != "last":
-            raise ConfigError("source=replay is all that the run has collected: no sampled, steps, min_score, weights")
+        if chosen or options.weights != "last" or options.episodes != Options.episodes:
+            named = "episodes, sampled, steps, min_score, weights"
+            raise ConfigError(f"source=replay is all that the run has collected: no {named}")
         return [_join(options.out, list(collected(options.run, config, state)))]
     refuse_recordings(config)
     dataset.make_folder(options.out.parent)  # what cannot be written is told before all is recorded

@@ -316,6 +316,8 @@ def _check_robot(config: Mapping[str, Any], source: Path, told: Mapping[str, Any
 
 def _resumed(trainer: Any, resumed: bool, more: bool) -> str:
     given = f"{len(trainer.demos)} demonstrations" + (" (there are more: n_demos=null takes all)" if more else "")
+    if trainer.demos and (asked := trainer.config["n_demos"]) is not None and len(trainer.demos) < asked:
+        given += f" (all there are; n_demos={asked})"
     if trainer.dataset:
         given += f", {sum(e.steps for e in trainer.dataset)} recorded transitions"
     if getattr(trainer.agent.reward, "told", None) is not None:

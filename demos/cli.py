@@ -8,6 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from demos.errors import DemoError
@@ -125,6 +126,6 @@ def _convert(key: str, text: str, hint: Any) -> Any:
     if text == "":
         raise UsageError(f"{key}= has no value")
     try:
-        return kind(text)
+        return Path(text).expanduser() if kind is Path else kind(text)
     except ValueError as error:
         raise UsageError(f"{key}={text}: expected {kind.__name__}") from error

@@ -90,7 +90,7 @@ class GymEnv(Environment):
         pictures = [path for path, part in parts.items() if _is_picture(part)]
         self._numbers = [path for path in parts if path not in pictures]
         self._picture = pictures[0] if pictures else None
-        size = sum(int(np.prod(parts[path].shape)) for path in self._numbers)
+        size = self._size = sum(int(np.prod(parts[path].shape)) for path in self._numbers)
         if not self._pixels and not size:
             raise EnvError(f"{id}: observations hold no numbers; obs=pixels takes their picture")
         if self._pixels and len(pictures) > 1:
@@ -170,8 +170,10 @@ class GymEnv(Environment):
         """Return the picture of the current state, (64, 64, 3) uint8; EnvError without obs=pixels, for another size,
         or when the environment cannot draw it.
         """
-        if not self._pixels or size != SIZE:
-            raise EnvError(f"{self._id}: pictures are {SIZE} x {SIZE}, and need obs=pixels")
+        if not self._pixels:
+            raise EnvError(f"{self._id}: made from state, without a renderer: pictures need obs=pixels")
+        if size != SIZE:
+            raise EnvError(f"{self._id}: pictures are {SIZE} x {SIZE}: size={SIZE}")
         try:
             frame = self._env.render() if self._picture is None else _read(self._seen, self._picture)
             return small(np.array(frame))
@@ -202,6 +204,12 @@ class GymEnv(Environment):
         self._seen = seen
         parts = [np.ravel(_read(seen, path)) for path in self._numbers]
         self._vector = np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+        if self._vector.size != self._size:
+            told = f"an observation of {self._vector.size} numbers, where its space has {self._size}"
+            raise EnvError(f"{self._id}: {told} (step {self._steps})")
+        if not np.isfinite(self._vector).all():
+            index = int(np.flatnonzero(~np.isfinite(self._vector))[0])
+            raise EnvError(f"{self._id}: observation[{index}] is {self._vector[index]} (step {self._steps})")
         self._success = self._success or any(bool(info.get(key)) for key in SUCCESS)
 
     def _observe(self) -> np.ndarray:

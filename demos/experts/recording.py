@@ -131,10 +131,19 @@ def fill(
         success: keep successful episodes only.
 
     Raises:
-        DemoError: the folder cannot be made, its names have too few digits for more, or nearly all tries fail.
+        DemoError: the folder cannot be made or holds episodes of another task, its names have too few digits for more,
+            or nearly all tries fail.
     """
     make_folder(out)
     there = files(out) if any(out.glob("*.npz")) else []
+    made = {str(read(path)[0].meta.get("task")) for path in there} - {replay.unwrapped.task}  # type: ignore[attr-defined]
+    if made:
+        raise DemoError(out, "task", f"holds episodes of {', '.join(sorted(made))}: fill another folder")
+    if len(there) >= episodes:
+        print(
+            f"{out}: {len(there)} episodes are there already; episodes={len(there) + 1} would add one", file=sys.stderr
+        )
+        return
     first = max([seed, *(read(path)[0].meta.get("seed", -1) + 1 for path in there)])
     taken = [match[1] for path in there if (match := NUMBERED.fullmatch(path.name))]
     digits = max(map(len, taken), default=DIGITS)

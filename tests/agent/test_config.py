@@ -12,10 +12,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from agent import checkpoint, config, trainer
+from agent import checkpoint, config, record, trainer
 from agent.build import ConfigError, pick_device
 from agent.checkpoint import CheckpointError
 from agent.config import CONFIGS, dump_config, fingerprint, load_config, read_config
+from demos.cli import parse
 from tests.agent.recorded import comparisons, line, pictures
 from tests.agent.runs import local, overrides, start
 
@@ -289,6 +290,14 @@ def test_mistakes_are_named_in_one_line(argument: str, expected: str) -> None:
         load_config(["task=line", "size=debug", argument] if not argument.startswith("size") else [argument])
     text = str(caught.value)
     assert expected in text and "\n" not in text and "http" not in text
+
+
+def test_paths_begin_at_home_where_they_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave ~ alone behind a key."""
+    monkeypatch.setenv("HOME", "/somewhere")
+    config, _ = load_config(["task=line", "size=debug", "run=~/runs/a", "demos=~/mine", "eval.episodes=3"])
+    assert (config["run"], config["demos"]) == ("/somewhere/runs/a", "/somewhere/mine")
+    assert parse(["run=~/a", "out=b~"], record.Options).run == Path("/somewhere/a")
 
 
 @pytest.mark.parametrize(

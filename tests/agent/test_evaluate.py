@@ -249,8 +249,20 @@ def test_a_failed_write_keeps_the_earlier_results(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    assert "No space left on device" in refused(capsys, *arguments, "seed=2000")
+    capsys.readouterr()
+    assert evaluate.main([*arguments, "seed=2000"]) == 1
+    told = capsys.readouterr()
+    assert "No space left on device" in told.err and "all tasks solved" in told.out, "the figures are not lost"
+    assert "written to" not in told.out
     assert (run / "eval.json").read_bytes() == before and not list(run.glob(".eval.json*"))
+
+
+def test_a_run_that_cannot_be_written_to_is_told_before_anything_is_played(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == run and mode == os.W_OK))
+    monkeypatch.setattr("agent.finished.open_envs", None)
+    assert refused(capsys, f"run={run}") == f"{run}: cannot be written to, and eval.json belongs there"
 
 
 @pytest.mark.usefixtures("in_process")

@@ -100,6 +100,17 @@ def test_the_best_weights_are_exported_and_what_was_measured_of_them_is_told(
     assert json.loads((out / "policy.json").read_text())["evaluation"] is None, "of other weights"
 
 
+def test_files_of_the_users_own_are_not_replaced(
+    made: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = made["state"]
+    (tmp_path / "README.md").write_text("mine")
+    assert export.main([f"run={run}", f"out={tmp_path}"]) == 1
+    assert "holds README.md, which this command has not written" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"] and (tmp_path / "README.md").read_text() == "mine"
+    assert export.main([f"run={run}", f"out={folder}"]) == 0, "an earlier policy is replaced"
+
+
 def test_chosen_weights_are_checked_where_the_run_has_been(
     made: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

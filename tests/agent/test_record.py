@@ -313,9 +313,9 @@ def test_what_cannot_be_recorded_like_that_is_told(
     assert refused(capsys, f"run={run}", out, "source=model") == "source=model: expected one of policy, replay"
     assert refused(capsys, f"run={run}", out, "steps=0") == "steps must be at least 1"
     assert "out must name a .hdf5 file" in refused(capsys, f"run={expert}", f"out={tmp_path}", "source=replay")
-    for more in ("sampled=true", "weights=best"):
+    for more in ("sampled=true", "weights=best", "episodes=3"):
         told = refused(capsys, f"run={expert}", out, "source=replay", more)
-        assert "no sampled, steps, min_score, weights" in told
+        assert "no episodes, sampled, steps, min_score, weights" in told
     assert "has collected no episodes" in refused(capsys, f"run={run}", out, "source=replay")
     moved = tmp_path / "moved"
     shutil.copytree(expert, moved, ignore=shutil.ignore_patterns("replay"))

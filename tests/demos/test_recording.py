@@ -61,6 +61,17 @@ def test_a_folder_keeps_its_digits_and_is_full_when_these_are(tmp_path: Path) ->
         more(4)
 
 
+def test_a_full_folder_is_told_and_one_of_another_task_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 1, 0, lambda seed: record("line", seed), make("line", "state"), steps)
+    capsys.readouterr()
+    fill(tmp_path, 1, 7, lambda seed: record("line", seed), make("line", "state"), steps)
+    assert capsys.readouterr().err.strip() == f"{tmp_path}: 1 episodes are there already; episodes=2 would add one"
+    with pytest.raises(DemoError, match="task: holds episodes of line: fill another folder"):
+        fill(tmp_path, 2, 0, lambda seed: record("count", seed), make("count", "state"), steps)
+
+
 def test_an_expert_that_never_succeeds_ends_in_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DemoError, match=f"only 0 of 1 after {TRIES} tries"):
         fill(tmp_path, 1, 0, broken, make("line", "state"), steps)

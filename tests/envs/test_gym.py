@@ -250,6 +250,22 @@ def test_pictures_of_the_observation(register: Register, beside: bool) -> None:
         assert gym("state", register(seen=seen)).observation_space.shape == (2,)
 
 
+def test_what_it_observes_is_numbers_and_as_many_as_it_said(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulator is named, not the action that follows from what it told."""
+    env = gym("state", register())
+    env.reset(seed=0)
+    look = env._sim.look
+    for wrong, told in (
+        (lambda space: look(space) * np.array([1, np.nan]), r"observation\[1\] is nan \(step 1\)"),
+        (lambda space: look(space)[:1], r"an observation of 1 numbers, where its space has 2 \(step 2\)"),
+    ):
+        monkeypatch.setattr(env._sim, "look", wrong)
+        with pytest.raises(EnvError, match=told):
+            env.step(np.zeros(1))
+
+
 def test_pictures_that_it_draws(register: Register) -> None:
     env = gym("pixels", register())
     obs, info = env.reset(seed=0)
