@@ -419,9 +419,9 @@ def test_counters_count_training_steps_and_only_those(run_dir: Path, monkeypatch
         watching = False
         return found
 
-    def count(self: LocalVector, actions: np.ndarray) -> Any:
+    def count(self: LocalVector, actions: np.ndarray, which: Any = None) -> Any:
         taken[watching] += 1  # of every environment: one collects, the second idles
-        return step(self, actions)
+        return step(self, actions, which)
 
     monkeypatch.setattr(monitor, "evaluate", watch)
     monkeypatch.setattr(LocalVector, "step", count)

@@ -258,6 +258,7 @@ def test_every_option_is_set_by_the_configuration(kind: str, cls: type) -> None:
     config = cast(DictConfig, OmegaConf.load(ROOT / "configs" / "world_model" / f"{kind}.yaml"))
     options = {n for n, p in inspect.signature(cls).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
     told = {"flagged"} if kind == "state" else set()  # follows from data.termination
-    assert set(config) - {"kind"} == options - told and config["kind"] == kind
+    given = {"kind", *(() if kind == "state" else ("path",))}  # whose model it is, agent.train reads
+    assert set(config) - given == options - told and config["kind"] == kind
     numeric = {"lr", "tolerance", "holdout", "std_floor", "max_logvar"} & set(config)
     assert all(isinstance(config[name], float) for name in numeric)
