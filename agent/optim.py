@@ -162,7 +162,7 @@ class Optimiser:
         moved: list[Tensor] = [p for p in self.params if p.grad is not None]
         if not moved:
             return torch.zeros((), device=self.params[0].device)
-        # torch's clip_grad_norm_ and zero_grad, without their walks and checks: a tenth of a small network's update
+        # torch's clip_grad_norm_ and zero_grad, without their walks and checks
         grads = [p.grad for p in moved if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
