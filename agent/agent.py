@@ -104,11 +104,15 @@ class Agent(nn.Module):
         """bf16 products where the size asks for them; distributions, losses and latents stay float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.bf16)
 
+    @property
+    def worlds(self) -> list[Any]:
+        """The model, and the copy of it that acts, where there is one."""
+        return [self.world, *([] if self.slow is None else [self.slow["world"]])]
+
     def set_normaliser(self, states: Tensor) -> None:
         """Statistics of states (n, d) for the model and for the copy of it that acts from the first episode on."""
-        states = states.to(self.device)
-        for world in (self.world, *([] if self.slow is None else [self.slow["world"]])):
-            world.set_normaliser(states)
+        for world in self.worlds:
+            world.set_normaliser(states.to(self.device))
 
     # ---- acting ----
     @property

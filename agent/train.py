@@ -295,7 +295,7 @@ def load_model(agent: Agent, source: Path, config: Mapping[str, Any]) -> str:
         raise ConfigError(f"world_model.path: the model of {source} has other tensors: {', '.join(differ[:3])}, ...")
     if bool((found["ensemble.delta_std"] == 1).all()) and config["world_model"]["normalise_fit"]:
         raise ConfigError(f"world_model.path: the model of {source} is not fitted yet")
-    for world in (agent.world, *([] if agent.slow is None else [agent.slow["world"]])):
+    for world in agent.worlds:
         world.load_state_dict(found)
     return f"model of {source}, which is not fitted again"
 

@@ -260,9 +260,9 @@ class Trainer:
         newest episodes, or at ``reward_fresh`` new ones, which count as environment steps but go nowhere else; a fit
         comes before them, so that they need not be played again when it is left for a while. Raises FitStopped.
         """
-        self._keep_metrics(upkeep.fit_if_due(self.counters))
         seen: Sequence[int] | RowPairs = self.recent
         if self.data["reward_fresh"] > 0 and upkeep.round_due(self.counters):
+            self._keep_metrics(upkeep.fit_if_due(self.counters))
             if (fresh := self._fresh()) is None:
                 return False
             seen = fresh
